@@ -1,0 +1,1 @@
+"""Sweeps against peers; what they measure is kept in ``results/`` and nowhere else."""

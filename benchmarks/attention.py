@@ -1,0 +1,123 @@
+"""Time attention kernels beside their peers, interleaved, and record them.
+
+    python -m benchmarks.attention --kernels naive --peers math,efficient,fa2,cudnn --experiment
+    naive
+
+One row a problem: ``kernel, direction, dtype, batch, heads, kv_heads, n, d, causal, ms, spread,
+tflops`` and ``peers``, name to TFLOP/s (null where the peer cannot run). By default a batch holds
+16384 tokens and the model is 2048 wide, as in the FlashAttention papers.
+"""
+
+import argparse
+import itertools
+
+import torch
+
+from benchmarks import contestants
+from instruments import records
+from instruments.io_model import AttentionShape
+from instruments.timing import time_interleaved
+
+TOKENS, WIDTH = 16384, 2048
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Time attention kernels beside their peers.")
+    parser.add_argument("--kernels", type=_names(contestants.KERNELS), required=True)
+    parser.add_argument("--peers", type=_names(contestants.PEERS), default=[])
+    parser.add_argument("--lengths", type=_integers, default=[512, 1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--head-dims", type=_integers, default=[64, 128])
+    parser.add_argument(
+        "--dtypes", type=_names(("float16", "bfloat16", "float32")), default=["float16"]
+    )
+    parser.add_argument("--experiment", required=True, help="name of the record")
+    chosen = parser.parse_args()
+    rows = []
+    problems = itertools.product(chosen.dtypes, chosen.head_dims, chosen.lengths, (False, True))
+    for dtype, head_dim, length, causal in problems:
+        rows += time_problem(chosen.kernels, chosen.peers, dtype, head_dim, length, causal)
+    print("recorded in", records.save(chosen.experiment, rows).relative_to(records.ROOT))
+
+
+def time_problem(kernels, peers, dtype, head_dim, length, causal) -> list[dict]:
+    """One row for each kernel on one problem, every contestant timed in the same rounds."""
+    batch, heads = max(1, TOKENS // length), WIDTH // head_dim
+    inputs = contestants.random_inputs(dtype, batch, heads, length, head_dim)
+    entrants = {name: contestants.kernel(name) for name in kernels}
+    entrants |= {name: contestants.peer(name) for name in peers}
+    runnable = {
+        name: lambda function=function: function(*inputs, causal)
+        for name, function in entrants.items()
+        if _runs(function, inputs, causal)
+    }
+    taken = time_interleaved(runnable)
+    shape = AttentionShape(length, length, head_dim, dtype, batch, heads)
+    # Half of the products fall away under a causal mask: the papers' convention.
+    flops = shape.flops / 2 if causal else shape.flops
+    speed = {name: 1e-9 * flops / timing.median for name, timing in taken.items()}
+    rows = []
+    for name in kernels:
+        if name not in taken:
+            print(f"{name} {dtype} d {head_dim} n {length}: out of memory", flush=True)
+            continue
+        rows.append(
+            {
+                "kernel": name,
+                "direction": "fwd",
+                "dtype": dtype,
+                "batch": batch,
+                "heads": heads,
+                "kv_heads": heads,
+                "n": length,
+                "d": head_dim,
+                "causal": causal,
+                "ms": round(taken[name].median, 5),
+                "spread": round(taken[name].spread, 4),
+                "tflops": round(speed[name], 2),
+                "peers": {p: round(speed[p], 2) if p in speed else None for p in peers},
+            }
+        )
+        others = "  ".join(f"{p} {t}" for p, t in rows[-1]["peers"].items())
+        print(
+            f"{name} {dtype} d {head_dim} n {length} {'causal' if causal else 'full'}: "
+            f"{rows[-1]['ms']:.3f} ms, {rows[-1]['tflops']} TFLOP/s | {others}",
+            flush=True,
+        )
+    return rows
+
+
+def _runs(function, inputs, causal) -> bool:
+    """Whether a contestant can run this problem: a peer may lack the dtype, or memory run out."""
+    try:
+        function(*inputs, causal)
+        torch.cuda.synchronize()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError as error:
+        # How PyTorch says that the one backend it may use does not take these inputs.
+        if "No available kernel" not in str(error):
+            raise
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
+
+
+def _names(known):
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the chapters measure with: bytes, registers, time, ceilings, and the plots that show them."""

@@ -1,0 +1,124 @@
+"""How many bytes attention must move, predicted from the shapes alone.
+
+Two counts for each kernel and buffer, in the form of :class:`instruments.traffic.Bytes`:
+
+* *requested*: what the kernel's tiles ask for, repeats included; equal, to the byte, to what
+  :mod:`instruments.traffic` counts;
+* *compulsory*: every buffer read or written once, which is what reaches HBM when the caches catch
+all
+  repeats. The book's roofline uses this one.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from instruments.traffic import Bytes
+
+BYTES_PER_ELEMENT = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes of one attention problem; ``dtype`` is ``"float16"``, ``"bfloat16"`` or ``"float32"``."""
+
+    seq_query: int
+    seq_key: int
+    head_dim: int
+    dtype: str = "float16"
+    batch: int = 1
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.dtype not in BYTES_PER_ELEMENT:
+            accepted = ", ".join(BYTES_PER_ELEMENT)
+            raise ValueError(f"dtype must be one of {accepted}, got {self.dtype!r}")
+
+    @property
+    def all_heads(self) -> int:
+        """Attention problems that are independent: one a head of each sequence."""
+        return self.batch * self.heads
+
+    @property
+    def element(self) -> int:
+        """Bytes an element."""
+        return BYTES_PER_ELEMENT[self.dtype]
+
+    @property
+    def rows_bytes(self) -> int:
+        """Bytes of Q, or of O."""
+        return self.all_heads * self.seq_query * self.head_dim * self.element
+
+    @property
+    def keys_bytes(self) -> int:
+        """Bytes of K, or of V."""
+        return self.all_heads * self.seq_key * self.head_dim * self.element
+
+    @property
+    def square_bytes(self) -> int:
+        """Bytes of S, or of P."""
+        return self.all_heads * self.seq_query * self.seq_key * self.element
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the two matrix products, a multiply-add counting as two."""
+        return 4 * self.all_heads * self.seq_query * self.seq_key * self.head_dim
+
+
+def naive_requested(shape: AttentionShape) -> dict[tuple[str, str], Bytes]:
+    """Bytes that :mod:`kernels.naive` requests, when query and key have the same number of heads."""
+    import torch
+
+    from kernels import naive
+
+    dtype = getattr(torch, shape.dtype)
+    tiles, _ = naive.scores_blocks(dtype, shape.head_dim)
+    softmax, _, _ = naive.softmax_blocks(shape.seq_key)
+    output_tiles, _ = naive.output_blocks(dtype, shape.head_dim)
+    # A tile of Q is read by every column of programs, a tile of K (or V) by every row of them.
+    column_programs = ceil(shape.seq_key / tiles["BLOCK_N"])
+    row_programs = ceil(shape.seq_query / tiles["BLOCK_M"])
+    output_programs = ceil(shape.seq_query / output_tiles["BLOCK_M"])
+    passes = 3 if softmax is naive.softmax_long_row_kernel else 1
+    name = softmax.fn.__name__
+    return {
+        ("scores_kernel", "query"): Bytes(loaded=column_programs * shape.rows_bytes),
+        ("scores_kernel", "key"): Bytes(loaded=row_programs * shape.keys_bytes),
+        ("scores_kernel", "scores"): Bytes(stored=shape.square_bytes),
+        (name, "scores"): Bytes(loaded=passes * shape.square_bytes),
+        (name, "probabilities"): Bytes(stored=shape.square_bytes),
+        (name, "logsumexp"): Bytes(stored=4 * shape.all_heads * shape.seq_query),
+        ("output_kernel", "probabilities"): Bytes(loaded=shape.square_bytes),
+        ("output_kernel", "value"): Bytes(loaded=output_programs * shape.keys_bytes),
+        ("output_kernel", "output"): Bytes(stored=shape.rows_bytes),
+    }
+
+
+def naive_compulsory(shape: AttentionShape) -> dict[tuple[str, str], Bytes]:
+    """Bytes of standard attention when each of its three kernels touches each buffer once."""
+    return {
+        ("scores_kernel", "query"): Bytes(loaded=shape.rows_bytes),
+        ("scores_kernel", "key"): Bytes(loaded=shape.keys_bytes),
+        ("scores_kernel", "scores"): Bytes(stored=shape.square_bytes),
+        ("softmax_kernel", "scores"): Bytes(loaded=shape.square_bytes),
+        ("softmax_kernel", "probabilities"): Bytes(stored=shape.square_bytes),
+        ("softmax_kernel", "logsumexp"): Bytes(stored=4 * shape.all_heads * shape.seq_query),
+        ("output_kernel", "probabilities"): Bytes(loaded=shape.square_bytes),
+        ("output_kernel", "value"): Bytes(loaded=shape.keys_bytes),
+        ("output_kernel", "output"): Bytes(stored=shape.rows_bytes),
+    }
+
+
+def fused_compulsory(shape: AttentionShape) -> int:
+    """Bytes of attention whose S and P never leave the chip: Q, K and V read once, O written once."""
+    return 2 * shape.rows_bytes + 2 * shape.keys_bytes
+
+
+def total_bytes(buffers: dict[tuple[str, str], Bytes]) -> int:
+    """All bytes, loaded and stored."""
+    return sum(entry.loaded + entry.stored for entry in buffers.values())
+
+
+def naive_memory(shape: AttentionShape) -> int:
+    """Bytes that standard attention holds at once: Q, K, V, O, and S and P between its kernels."""
+    logsumexp = 4 * shape.all_heads * shape.seq_query
+    return fused_compulsory(shape) + 2 * shape.square_bytes + logsumexp

@@ -1,0 +1,99 @@
+"""Argument checks shared by every launcher: a clear error before any kernel starts."""
+
+import contextlib
+import math
+from numbers import Real
+
+import torch
+
+import kernels
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 256
+
+
+def check_attention_inputs(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
+) -> float:
+    """Check the arguments of an ``attention`` function and return the scale to use.
+
+    Args:
+        query: ``(batch, heads, seq_query, head_dim)``.
+        key, value: ``(batch, kv_heads, seq_key, head_dim)``; ``heads`` is a multiple of ``kv_heads``.
+        scale: what scores are multiplied with; ``None`` means ``1 / sqrt(head_dim)``.
+        dtypes: what the kernel accepts.
+
+    Raises:
+        TypeError: an argument of the wrong type, or a dtype that is not accepted or not shared.
+        ValueError: a wrong rank, shape, device or scale. The message names the argument, what came
+            and what is accepted.
+    """
+    tensors = {"query": query, "key": key, "value": value}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.ndim != 4:
+            raise ValueError(
+                f"{name} must have 4 dimensions (batch, heads, seq, head_dim), "
+                f"got shape {tuple(tensor.shape)}"
+            )
+        if tensor.dtype not in dtypes:
+            accepted = ", ".join(str(dtype) for dtype in dtypes)
+            raise TypeError(f"{name} has dtype {tensor.dtype}; accepted: {accepted}")
+    for name in ("key", "value"):
+        if tensors[name].dtype != query.dtype:
+            raise TypeError(f"{name} has dtype {tensors[name].dtype}, but query has {query.dtype}")
+        if tensors[name].device != query.device:
+            raise ValueError(f"{name} is on {tensors[name].device}, but query is on {query.device}")
+    _check_device(query)
+    _check_shapes(query, key, value)
+    return _check_scale(scale, query.shape[-1])
+
+
+def _check_device(query: torch.Tensor) -> None:
+    if not kernels.INTERPRETED and not query.is_cuda:
+        raise ValueError(
+            f"query is on {query.device}, but the kernels are compiled for a CUDA GPU: move the "
+            "tensors there, or set TRITON_INTERPRET=1 before importing kernels to run on the CPU"
+        )
+
+
+def _check_shapes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    batch, heads, _, head_dim = query.shape
+    if not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(
+            f"query has head_dim {head_dim}; accepted: {MIN_HEAD_DIM} to {MAX_HEAD_DIM}"
+        )
+    if key.shape[0] != batch or key.shape[3] != head_dim:
+        raise ValueError(
+            f"key has shape {tuple(key.shape)}; with query {tuple(query.shape)} it must be "
+            f"({batch}, kv_heads, seq_key, {head_dim})"
+        )
+    if value.shape != key.shape:
+        raise ValueError(
+            f"value has shape {tuple(value.shape)}; it must be key's, {tuple(key.shape)}"
+        )
+    kv_heads = key.shape[1]
+    if heads != kv_heads and (kv_heads == 0 or heads % kv_heads):
+        raise ValueError(
+            f"query has {heads} heads, which is not a multiple of key's {kv_heads} heads"
+        )
+
+
+def _check_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(head_dim)
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be finite and greater than 0, got {scale}")
+    return float(scale)
+
+
+def launch_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Make the tensor's GPU the current one: Triton launches on the current device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,36 @@
+"""What a kernel module declares so that it can be compiled, and inspected, with no GPU."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+POINTER_TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One compiled form of a kernel, exactly as its launcher would ask for it.
+
+    Attributes:
+        label: what sets this form apart, for a reader: ``"float16, head_dim 128"``.
+        kernel: the ``@triton.jit`` function.
+        arguments: Triton type of each run-time argument, in Triton's notation: ``"*fp16"`` for a
+            pointer, ``"i32"``, ``"fp32"``; a tuple of these for a tuple of strides. ``"unit"`` stands
+            for an integer known to be 1, which Triton compiles in.
+        constants: the ``tl.constexpr`` arguments.
+        options: launch options: ``num_warps``, ``num_stages``.
+        min_arch: oldest compute capability it is meant for, such as 80.
+    """
+
+    label: str
+    kernel: Any
+    arguments: dict[str, str | tuple[str, ...]]
+    constants: dict[str, Any]
+    options: dict[str, int] = field(default_factory=dict)
+    min_arch: int = 80
+
+
+def strides(rank: int) -> tuple[str, ...]:
+    """Types of the strides of a tensor whose last dimension is contiguous."""
+    return ("i32",) * (rank - 1) + ("unit",)
