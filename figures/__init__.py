@@ -1,0 +1,5 @@
+"""The book's interactive figures. Each also works on a page without a kernel; see `_mount.py`."""
+
+from figures.life_of_scores import LifeOfScores
+
+__all__ = ["LifeOfScores"]

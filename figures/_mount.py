@@ -1,0 +1,89 @@
+"""How a figure gets onto a page: live in a notebook, or mounted by the page itself.
+
+Each figure is one JavaScript module (`NAME.mjs`) that exports `default {render({model, el})}` and
+asks nothing of Python but its state. In a running notebook anywidget gives the module its model.
+On the built site there is no kernel: the figure's output also holds a `<div>` with the same state,
+and `mount.js` gives the module a small model of its own. `_shared.mjs` comes first in both.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import anywidget
+from anywidget._util import in_colab
+
+HERE = Path(__file__).parent
+
+# The tags of a trait that belongs to a figure's state: traitlets.Int().tag(**STATE)
+STATE = {"sync": True, "figure": True}
+
+
+def module_source(name: str) -> str:
+    """The figure's ES module, shared helpers included: what anywidget runs."""
+    shared = (HERE / "_shared.mjs").read_text("utf-8")
+    return shared + "\n" + (HERE / f"{name}.mjs").read_text("utf-8")
+
+
+def classic_script(name: str) -> str:
+    """The same as a classic script, which also runs from file://: sets `bookFigures[name]`."""
+    source = module_source(name)
+    if len(re.findall(r"^export default ", source, re.M)) != 1:
+        raise ValueError(
+            f"{name}.mjs must have exactly one `export default` at the start of a line."
+        )
+    if re.search(r"^import\b", source, re.M):
+        raise ValueError(f"{name}.mjs must not import: _shared.mjs is already part of it.")
+    target = f"(globalThis.bookFigures ??= {{}})[{json.dumps(name)}] = "
+    source = re.sub(r"^export default ", target, source, flags=re.M)
+    source = re.sub(r"^export (?=function|const|class)", "", source, flags=re.M)
+    return f"(() => {{\n{source}\n}})();\n"
+
+
+def static_html(module: str, alternative: str, state: dict) -> str:
+    """The mount point of a page without a kernel; without JavaScript it reads as `alternative`."""
+    attribute = html.escape(json.dumps(state, sort_keys=True), quote=True)
+    return (
+        f'<div class="book-figure" data-figure="{html.escape(module)}" data-state="{attribute}">'
+        f'<p class="book-figure-alternative"><em>{html.escape(alternative)} It needs JavaScript: '
+        "open it on the book's website, or run this notebook.</em></p></div>"
+    )
+
+
+class Figure(anywidget.AnyWidget):
+    """A figure of the book. Subclasses set `_module` and `_alternative` and tag their traits
+    with `STATE`; those traits are the figure's whole state."""
+
+    _module: str
+    _alternative: str
+
+    def __init_subclass__(cls, **kwargs):
+        # Not again for the subclass that traitlets makes of every widget: there `_esm` is a trait.
+        if "_module" in vars(cls):
+            cls._esm = module_source(cls._module)
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, **state):
+        names = self.class_trait_names(figure=True)
+        if unknown := sorted(set(state) - set(names)):
+            raise TypeError(
+                f"{type(self).__name__} has no option {unknown[0]!r}; it takes {', '.join(names)}."
+            )
+        super().__init__(**state)
+
+    def state(self) -> dict:
+        return {name: getattr(self, name) for name in self.trait_names(figure=True)}
+
+    def static_html(self) -> str:
+        return static_html(self._module, self._alternative, self.state())
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        # Colab shows text/html in preference to a widget, and there is no mount.js there.
+        if bundle is None or in_colab():
+            return bundle
+        data, metadata = bundle
+        return {**data, "text/html": self.static_html()}, metadata

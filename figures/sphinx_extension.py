@@ -1,0 +1,114 @@
+"""Sphinx extension: ships the figures' scripts and MathJax with the site: no CDN."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import figures
+from figures._mount import HERE, classic_script
+
+# Where `npm ci` puts MathJax, and what of it the site needs: the TeX input with the extensions it
+# loads on demand, the CHTML output's fonts, and the accessibility menu with its speech rules.
+MATHJAX = HERE.parent / "node_modules" / "mathjax" / "es5"
+MATHJAX_PARTS = (
+    "tex-chtml.js",
+    "input/tex/extensions",
+    "output/chtml/fonts/woff-v2",
+    "a11y",
+    "sre",
+)
+MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml.js"
+
+
+class BookFigure(SphinxDirective):
+    """```{book-figure} LifeOfScores``` with a JSON body: a figure on a page without code cells."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self):
+        name = self.arguments[0]
+        if name not in figures.__all__:
+            raise self.error(
+                f"There is no figure {name!r}; there are {', '.join(figures.__all__)}."
+            )
+        try:
+            figure = getattr(figures, name)(**json.loads("\n".join(self.content) or "{}"))
+        except Exception as problem:
+            raise self.error(f"{name}: {problem}") from problem
+        return [nodes.raw("", figure.static_html(), format="html")]
+
+
+def choose_mathjax(app: Sphinx, config) -> None:
+    shipped = "vendor/mathjax/tex-chtml.js"  # relative to _static
+    config.mathjax_path = shipped if MATHJAX.is_dir() else MATHJAX_CDN
+
+
+def write_assets(app: Sphinx, exception: Exception | None) -> None:
+    # After the build and not through html_static_path: Jupyter Book puts every *.js below a static
+    # path on every page as a script.
+    if exception is not None or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    target = static / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(HERE / "mount.js", target / "mount.js")
+    for module in HERE.glob("[!_]*.mjs"):
+        (target / f"{module.stem}.js").write_text(classic_script(module.stem), "utf-8")
+    if MATHJAX.is_dir():
+        copy_mathjax(static / "vendor" / "mathjax")
+
+
+def copy_mathjax(target: Path) -> None:
+    for part in MATHJAX_PARTS:
+        source = MATHJAX / part
+        if source.is_dir():
+            shutil.copytree(source, target / part, dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / part)
+
+
+def has_figure(doctree: nodes.document | None) -> bool:
+    if doctree is None:
+        return False
+    return any('class="book-figure"' in node.astext() for node in doctree.findall(nodes.raw))
+
+
+def tidy_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Leaves out the scripts this page has no use for."""
+    seen, kept = set(), []
+    for script in context.get("script_files", []):
+        attributes = getattr(script, "attributes", {})
+        body = attributes.get("body")
+        if body is not None and body in seen:
+            continue  # sphinx-thebe adds its `const` twice, which stops the page's scripts
+        seen.add(body)
+        if attributes.get("type") == "application/vnd.jupyter.widget-state+json":
+            continue  # the figures carry their own state; nothing reads this
+        if str(getattr(script, "filename", "")).endswith("figures/mount.js"):
+            if not has_figure(doctree):
+                continue
+        kept.append(script)
+    context["script_files"][:] = kept
+    if "body" in context:
+        # docutils' bibliography has a role="list" whose children are no list items, and the
+        # entries' role is deprecated: screen readers lose both.
+        body = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+        context["body"] = body.replace(' role="doc-biblioentry"', "")
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("book-figure", BookFigure)
+    app.connect("config-inited", choose_mathjax)
+    app.connect("build-finished", write_assets)
+    # Late: after the extensions that add the scripts.
+    app.connect("html-page-context", tidy_page, priority=900)
+    app.add_js_file("figures/mount.js", loading_method="defer")
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,80 @@
+"""Both ways a figure gets onto a page carry the same module and the same state."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import figures
+from figures import _mount
+from figures._mount import HERE, classic_script, module_source, static_html
+
+MODULES = sorted(path.stem for path in HERE.glob("[!_]*.mjs"))
+
+
+def state_in(text):
+    return json.loads(html.unescape(re.search(r'data-state="([^"]*)"', text)[1]))
+
+
+def test_every_class_has_its_module_and_every_module_its_class():
+    assert sorted(getattr(figures, name)._module for name in figures.__all__) == MODULES
+
+
+@pytest.mark.parametrize("name", figures.__all__)
+def test_a_notebook_output_holds_the_static_mount_too(name):
+    figure = getattr(figures, name)()
+    data, _ = figure._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert state_in(data["text/html"]) == json.loads(json.dumps(figure.state()))
+    assert figure._esm == module_source(figure._module)
+
+
+def test_a_changed_state_is_what_the_next_output_holds():
+    figure = figures.LifeOfScores(sequence_length=1024)
+    figure.head_dim = 128
+    state = state_in(figure.static_html())
+    assert (state["sequence_length"], state["head_dim"]) == (1024, 128)
+
+
+def test_colab_gets_the_widget_alone(monkeypatch):
+    monkeypatch.setattr(_mount, "in_colab", lambda: True)
+    data, _ = figures.LifeOfScores()._repr_mimebundle_()
+    assert "text/html" not in data
+
+
+def test_static_html_escapes_what_it_carries():
+    text = static_html("module", "<b>&", {"name": "\"><script>alert('x')</script>"})
+    assert "<script>" not in text and "<b>" not in text and text.count('">') == 2
+    assert state_in(text) == {"name": "\"><script>alert('x')</script>"}
+
+
+def test_without_javascript_it_says_what_it_shows():
+    text = figures.LifeOfScores().static_html()
+    assert "bytes that standard attention's" in html.unescape(text)
+    assert "needs JavaScript" in text
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_classic_script_is_one(module, tmp_path):
+    script = classic_script(module)
+    assert not re.search(r"^(import|export)\b", script, re.M)
+    assert len(script.encode()) <= 60_000
+    if node := shutil.which("node"):
+        path = tmp_path / "figure.js"
+        path.write_text(script, "utf-8")
+        run = f"require({json.dumps(str(path))});"
+        tell = f"process.stdout.write(typeof bookFigures[{json.dumps(module)}].render)"
+        answer = subprocess.run([node, "-e", run + tell], capture_output=True, text=True)
+        assert answer.stdout == "function", answer.stderr
+
+
+@pytest.mark.parametrize("source", ["const a = 1;", 'import a from "./a.mjs";\nexport default {};'])
+def test_a_module_that_cannot_be_mounted_is_refused(source, tmp_path, monkeypatch):
+    (tmp_path / "_shared.mjs").write_text("", "utf-8")
+    (tmp_path / "broken.mjs").write_text(source, "utf-8")
+    monkeypatch.setattr(_mount, "HERE", tmp_path)
+    with pytest.raises(ValueError, match="broken.mjs must"):
+        classic_script("broken")
