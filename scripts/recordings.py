@@ -1,9 +1,10 @@
 """What a chapter's recorded outputs depend on, and whether they still hold.
 
 A recording is the entry `notebook["metadata"]["recording"]` that `scripts.notebooks record` writes:
-the environment it ran in, and digests of everything its outputs depend on: every code cell, every
-module of this project that the cells import (and what those import), every result file the cells
-name. Only the standard library is used, so that the website's build needs nothing else.
+the environment it ran in, and digests of everything its outputs depend on. That is every code cell,
+every module of this project that the cells import (what those import and the JSON files they name
+included) and every result file the cells name. Only the standard library is used, so that the
+website's build needs nothing else.
 """
 
 import ast
@@ -134,20 +135,27 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 
 
 def _import_closure(trees: list[ast.AST], root: Path) -> set[Path]:
-    """The project's modules that the trees import, and those that these import in turn."""
+    """The modules that the trees import, those that these import in turn, and their data."""
     found = set()
     pending = {path for tree in trees for path in _imported_files(tree, [], root)}
     while pending:
         path = pending.pop()
         found.add(path)
+        if path.suffix != ".py":
+            continue
         package = list(path.relative_to(root).parent.parts)
         pending |= _imported_files(ast.parse(path.read_bytes()), package, root) - found
     return found
 
 
 def _imported_files(tree: ast.AST, package: list[str], root: Path) -> set[Path]:
-    """The project's files that a module in `package` imports, or names in a string to run them."""
+    """The project's files that a module in `package` needs.
+
+    They are what it imports, what it names in a string (to run a module by itself), and the JSON
+    files beside it that it names.
+    """
     names = {text for text in _strings(tree) if re.fullmatch(r"\w+(\.\w+)+", text)}
+    data = {root.joinpath(*package, name) for name in names if name.endswith(".json")}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -156,7 +164,8 @@ def _imported_files(tree: ast.AST, package: list[str], root: Path) -> set[Path]:
             module = ".".join([*above, *([node.module] if node.module else [])])
             # What is imported from a package may be a module of its own.
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return {path for name in names for path in _files_of(name.split("."), root)}
+    modules = {path for name in names for path in _files_of(name.split("."), root)}
+    return modules | {path for path in data if path.is_file()}
 
 
 def _files_of(parts: list[str], root: Path) -> Iterator[Path]:
