@@ -7,8 +7,8 @@ import torch
 
 SWEEPS = (
     "ceilings",
-    "attention --kernels naive --peers math,efficient,fa2,cudnn --experiment naive",
-    "memory --kernels naive --peers math,fa2 --experiment naive_memory",
+    "attention --kernels naive --peers eager,math,efficient,fa2,cudnn --experiment naive",
+    "memory --kernels naive --peers eager,fa2 --experiment naive_memory",
     "dram_traffic --kernel naive --experiment naive_dram",
 )
 

@@ -1,6 +1,6 @@
 """Time attention kernels beside their peers, interleaved, and record them.
 
-    python -m benchmarks.attention --kernels naive --peers math,efficient,fa2,cudnn --experiment
+    python -m benchmarks.attention --kernels naive --peers eager,math,efficient,fa2,cudnn --experiment
     naive
 
 One row a problem: ``kernel, direction, dtype, batch, heads, kv_heads, n, d, causal, ms, spread,

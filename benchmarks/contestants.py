@@ -12,15 +12,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 KERNELS = ("naive",)
-PEERS = {
+BACKENDS = {
     "math": SDPBackend.MATH,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "fa2": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-"""Name to PyTorch backend: several kernels with S and P in memory; xFormers' memory-efficient
-kernel;
-FlashAttention-2; NVIDIA's cuDNN."""
+"""Backends of PyTorch's ``scaled_dot_product_attention``: several kernels with S and P in memory, in
+float32 inside; the memory-efficient kernel from xFormers; FlashAttention-2; NVIDIA's cuDNN."""
+
+PEERS = ("eager", *BACKENDS)
+"""What a kernel can be compared with; ``eager`` is the definition in three lines of PyTorch."""
 
 
 def kernel(name: str) -> Callable:
@@ -34,13 +36,24 @@ def kernel(name: str) -> Callable:
 
 
 def peer(name: str) -> Callable:
-    """PyTorch's ``scaled_dot_product_attention`` held to one backend."""
+    """Three lines of PyTorch, or its ``scaled_dot_product_attention`` held to one backend."""
+    if name == "eager":
+        return _eager
 
     def attention(backend, query, key, value, causal):
         with sdpa_kernel(backend):
             return scaled_dot_product_attention(query, key, value, is_causal=causal)
 
-    return functools.partial(attention, PEERS[name])
+    return functools.partial(attention, BACKENDS[name])
+
+
+def _eager(query, key, value, causal):
+    """S and P in memory in the inputs' dtype, through cuBLAS and PyTorch's softmax."""
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if causal:
+        hidden = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.softmax(-1) @ value
 
 
 def random_inputs(dtype: str, batch: int, heads: int, seq: int, head_dim: int):

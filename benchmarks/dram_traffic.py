@@ -8,6 +8,7 @@ written_bytes``. Needs ``ncu`` and the right to read hardware counters.
 
 import argparse
 import csv
+import importlib
 import io
 import shutil
 import subprocess
@@ -38,17 +39,22 @@ def main() -> None:
         raise SystemExit("ncu (Nsight Compute) is not on the PATH; it reads the GPU's counters")
     rows = []
     for length in chosen.lengths:
-        rows += profile(chosen.kernel, length)
-        for row in rows[-3:]:
-            print(row, flush=True)
+        for row in profile(chosen.kernel, length):
+            rows.append(row)
+            print(
+                f"{row['launched']} n {length}: {row['read_bytes']:,} bytes read, "
+                f"{row['written_bytes']:,} written",
+                flush=True,
+            )
     print("recorded in", records.save(chosen.experiment, rows).relative_to(records.ROOT))
 
 
 def profile(kernel: str, length: int) -> list[dict]:
     """Run one call of a kernel module under ncu, in a process of its own."""
     command = ["ncu", "--clock-control", "none", "--csv", "--print-units", "base"]
-    # Only what the book launched: not the random numbers, nor PyTorch's fills.
-    command += ["--kernel-name-base", "function", "--kernel-name", "regex:_kernel$"]
+    # Only the module's own kernels: not PyTorch's random numbers.
+    names = "|".join(vars(importlib.import_module(f"kernels.{kernel}")))
+    command += ["--kernel-name-base", "function", "--kernel-name", f"regex:^({names})$"]
     command += ["--metrics", ",".join(COUNTERS.values())]
     command += [sys.executable, "-m", "benchmarks.dram_traffic", "--profiled"]
     command += ["--kernel", kernel, "--lengths", str(length)]

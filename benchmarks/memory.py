@@ -1,6 +1,6 @@
 """How much memory attention takes as the sequence grows, up to the length that no longer fits.
 
-    python -m benchmarks.memory --kernels naive --peers math,fa2 --experiment naive_memory
+    python -m benchmarks.memory --kernels naive --peers eager,fa2 --experiment naive_memory
 
 One row a kernel or peer and length: ``contestant, n, batch, heads, d, dtype, causal, peak_bytes``,
 the most the GPU held at once, inputs and output included; null where memory ran out. ``gpu_bytes``

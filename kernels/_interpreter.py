@@ -38,7 +38,8 @@ def _widen(data: np.ndarray, dtype: tl.dtype) -> np.ndarray:
 def _narrow(values: np.ndarray, dtype: tl.dtype) -> np.ndarray:
     """Values rounded to ``dtype``, in the form the interpreter stores it."""
     if dtype not in _STORED_AS_BITS:
-        return values.astype(interpreter._get_np_dtype(dtype))
+        with np.errstate(over="ignore"):  # to infinity in float16, as on the GPU
+            return values.astype(interpreter._get_np_dtype(dtype))
     torch_dtype, numpy_bits, torch_bits = _STORED_AS_BITS[dtype]
     rounded = torch.from_numpy(np.array(values, dtype=np.float32))
     if torch_dtype.itemsize == 1:

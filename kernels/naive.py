@@ -286,9 +286,9 @@ def softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     seq_key = scores.shape[-1]
     probabilities = torch.empty_like(scores)
-    logsumexp = scores.new_full(scores.shape[:-1], float("-inf"), dtype=torch.float32)
+    logsumexp = scores.new_empty(scores.shape[:-1], dtype=torch.float32)
     if scores.numel() == 0:
-        return probabilities, logsumexp
+        return probabilities, logsumexp.fill_(float("-inf"))
     kernel, constants, options = softmax_blocks(seq_key)
     with launch_device(scores):
         kernel[(logsumexp.numel(),)](

@@ -1,0 +1,45 @@
+"""The sweeps: contestants agree with the oracle, and bad arguments are named."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import kernels
+from benchmarks import contestants
+from kernels import reference
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["eager", "math"])
+def test_peers_compute_attention(name, causal):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 33, 16, device=kernels.device())
+    error = reference.errors(
+        contestants.peer(name)(query, key, value, causal),
+        reference.attention(query, key, value, causal=causal),
+    )
+    assert error.maximum < 1e-5
+
+
+def test_kernels_are_found_by_name():
+    query, key, value = torch.randn(3, 1, 1, 8, 16, device=kernels.device())
+    for name in contestants.KERNELS:
+        assert contestants.kernel(name)(query, key, value, False).shape == query.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--kernels", "nave", "--experiment", "x"], "'nave' is not one of naive"),
+        (["attention", "--kernels", "naive", "--peers", "fa9", "--experiment", "x"], "'fa9'"),
+        (["memory", "--kernels", "naive"], "--experiment"),
+        (["dram_traffic", "--kernel", "naive"], "--experiment is required"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    module, *rest = arguments
+    command = [sys.executable, "-m", f"benchmarks.{module}", *rest]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr

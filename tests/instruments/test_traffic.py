@@ -1,0 +1,108 @@
+"""Predicted bytes equal counted bytes, buffer by buffer, to the byte."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import kernels
+from instruments import io_model, traffic
+from kernels import naive
+
+on_cpu = pytest.mark.skipif(not kernels.INTERPRETED, reason="bytes are counted by the interpreter")
+
+
+def _count(shape: io_model.AttentionShape, causal: bool = False) -> traffic.Traffic:
+    query = torch.randn(shape.batch, shape.heads, shape.seq_query, shape.head_dim)
+    key, value = (
+        torch.randn(shape.batch, shape.heads, shape.seq_key, shape.head_dim) for _ in range(2)
+    )
+    dtype = getattr(torch, shape.dtype)
+    with traffic.counting() as counted:
+        naive.attention(query.to(dtype), key.to(dtype), value.to(dtype), causal=causal)
+    return counted
+
+
+@on_cpu
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        io_model.AttentionShape(128, 128, 64),
+        io_model.AttentionShape(300, 190, 80, "bfloat16", 2, 2),
+        io_model.AttentionShape(65, 257, 128, "float32", 1, 3),
+        io_model.AttentionShape(1, 1000, 256),
+    ],
+    ids=str,
+)
+def test_naive_attention_requests_what_the_model_predicts(shape, causal):
+    # Standard attention computes hidden scores too, so the causal mask saves no byte.
+    counted = _count(shape, causal)
+    assert dict(counted.buffers) == io_model.naive_requested(shape)
+    assert counted.total == io_model.total_bytes(io_model.naive_requested(shape))
+
+
+@on_cpu
+def test_long_rows_read_the_scores_three_times(monkeypatch):
+    monkeypatch.setattr(naive, "LONGEST_ROW_IN_REGISTERS", 64)
+    shape = io_model.AttentionShape(3, 5000, 16)
+    counted = _count(shape)
+    assert dict(counted.buffers) == io_model.naive_requested(shape)
+    assert (
+        counted.buffers["softmax_long_row_kernel", "scores"].loaded
+        == 3 * counted.buffers["softmax_long_row_kernel", "probabilities"].stored
+    )
+
+
+def test_requested_equals_compulsory_when_one_tile_holds_everything():
+    shape = io_model.AttentionShape(128, 64, 64)
+    assert io_model.naive_requested(shape) == io_model.naive_compulsory(shape)
+
+
+def test_the_subprocess_counts_the_same_and_works_beside_a_gpu():
+    shape = io_model.AttentionShape(130, 70, 32, "float16", 1, 2)
+    counted = traffic.count(
+        "kernels.naive", seq_query=130, seq_key=70, head_dim=32, heads=2, causal=True
+    )
+    assert dict(counted.buffers) == io_model.naive_requested(shape)
+
+
+@triton.jit
+def scatter_kernel(source_ptr, target_ptr, length, BLOCK: tl.constexpr):
+    """Add each source element into the first target element."""
+    offsets = tl.arange(0, BLOCK)
+    values = tl.load(source_ptr + offsets, mask=offsets < length, other=0.0)
+    tl.atomic_add(target_ptr + offsets * 0, values, mask=offsets < length)
+
+
+@on_cpu
+def test_atomics_count_as_a_load_and_a_store():
+    source, target = torch.ones(10), torch.zeros(4)
+    with traffic.counting() as counted:
+        scatter_kernel[(1,)](source, target, 10, BLOCK=16)
+    assert target[0] == 10
+    assert counted.rows() == [
+        {"kernel": "scatter_kernel", "buffer": "source", "loaded": 40, "stored": 0},
+        {"kernel": "scatter_kernel", "buffer": "target", "loaded": 40, "stored": 40},
+    ]
+
+
+@on_cpu
+def test_overlapping_tensors_are_refused_and_the_interpreter_restored():
+    memory = torch.zeros(20)
+    before = triton.runtime.interpreter.InterpreterBuilder.create_masked_load
+    with pytest.raises(ValueError, match="source and target of scatter_kernel overlap"):
+        with traffic.counting():
+            scatter_kernel[(1,)](memory, memory[8:], 10, BLOCK=16)
+    assert triton.runtime.interpreter.InterpreterBuilder.create_masked_load is before
+
+
+def test_an_unknown_dtype_is_named():
+    with pytest.raises(ValueError, match="dtype must be one of .* got 'float8'"):
+        io_model.AttentionShape(1, 1, 16, "float8")
+
+
+@pytest.mark.gpu
+def test_counting_refuses_compiled_kernels():
+    with pytest.raises(RuntimeError, match="this process compiles kernels"), traffic.counting():
+        pass
