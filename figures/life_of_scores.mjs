@@ -335,8 +335,8 @@ function table(id) {
     row.moved.dataset.number = cost.bytes;
     row.flops.textContent = cost.flops ? formatFlops(cost.flops) : "–";
     row.flops.dataset.number = cost.flops;
-    row.intensity.replaceChildren(cost.flops ? formatNumber(cost.intensity) : "–",
-      htmlNode("span", { class: "los-short", text: " FLOP/B" }));
+    const unit = htmlNode("span", { class: "los-short", text: " FLOP/B" });
+    row.intensity.replaceChildren(...(cost.flops ? [formatNumber(cost.intensity), unit] : ["–"]));
     row.intensity.dataset.number = cost.intensity;
     row.seconds.replaceChildren(htmlNode("b", { text: formatSeconds(cost.seconds) }),
       htmlNode("small", { text: cost.bound ? `${cost.bound}-bound` : "in a row" }));
