@@ -54,6 +54,24 @@ def measure_ceilings(size: int = 8192, copy_bytes: int = 4 * 2**30) -> Ceilings:
     return Ceilings(copy_tbs=copied, tflops=products)
 
 
+def device_limits() -> dict:
+    """What this GPU says of itself: SMs, and the bytes of each level of its memory.
+
+    Raises:
+        RuntimeError: there is no CUDA GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("a GPU's limits are asked of a CUDA GPU, and there is none here")
+    facts = torch.cuda.get_device_properties()
+    return {
+        "sms": facts.multi_processor_count,
+        "register_bytes_per_sm": 4 * facts.regs_per_multiprocessor,
+        "shared_bytes_per_sm": facts.shared_memory_per_multiprocessor,
+        "l2_bytes": facts.L2_cache_size,
+        "hbm_bytes": facts.total_memory,
+    }
+
+
 def load_ceilings(gpu: str | None = None) -> Ceilings:
     """The recorded ceilings of a GPU, as :func:`instruments.records.load` finds them."""
     from instruments import records

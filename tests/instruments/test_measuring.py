@@ -1,4 +1,4 @@
-"""Timing arithmetic, records, the roofline and tables. No test here depends on speed."""
+"""Timing arithmetic, records, the roofline and display. No test here depends on speed."""
 
 import functools
 import json
@@ -7,9 +7,10 @@ import time
 import pytest
 import torch
 
-from instruments import records, tables
+from instruments import display, records
 from instruments.roofline import Ceilings, measure_ceilings
 from instruments.timing import Timing, time_interleaved
+from kernels import naive
 
 
 def test_speedup_is_the_median_of_ratios_within_rounds():
@@ -118,7 +119,7 @@ def test_ceilings_need_a_gpu(monkeypatch):
 
 def test_tables_align_numbers_and_keep_text():
     rows = [{"name": "naive", "ms": 1.25}, {"name": "fa2", "ms": 0.5}]
-    shown = tables.table(rows, {"kernel": "name", "time, ms": lambda r: f"{r['ms']:.2f}"})
+    shown = display.table(rows, {"kernel": "name", "time, ms": lambda r: f"{r['ms']:.2f}"})
     assert shown.data.splitlines() == [
         "| kernel | time, ms |",
         "|:---|---:|",
@@ -132,4 +133,17 @@ def test_tables_align_numbers_and_keep_text():
     [(999, "999 B"), (2048, "2.05 kB"), (2_150_000_000, "2.15 GB"), (1.5e12, "1.5 TB")],
 )
 def test_bytes_are_decimal(count, text):
-    assert tables.si_bytes(count) == text
+    assert display.si_bytes(count) == text
+
+
+def test_source_is_the_module_s_own():
+    shown = display.source(naive.softmax_kernel, naive.softmax).data
+    assert shown.startswith("```python\n@triton.jit\ndef softmax_kernel(")
+    assert "def softmax(scores: torch.Tensor)" in shown and shown.endswith("\n```")
+
+
+def test_say_shows_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(display, "display", shown.append)
+    display.say("**2** bytes")
+    assert [item.data for item in shown] == ["**2** bytes"]

@@ -1,8 +1,24 @@
-"""Tables of measured rows, shown the same in JupyterLab, Colab and on the site."""
+"""What a chapter shows besides plots: sentences, tables and the kernels' own source.
 
+All of it is Markdown, which JupyterLab, Colab and the site show alike.
+"""
+
+import inspect
 from collections.abc import Callable
 
-from IPython.display import Markdown
+from IPython.display import Markdown, display
+
+
+def say(text: str) -> None:
+    """Show a sentence whose numbers were computed, as part of the text."""
+    display(Markdown(text))
+
+
+def source(*functions) -> Markdown:
+    """The code of functions or kernels, read from the module that the tests test."""
+    # A kernel wraps the function it was made from.
+    code = [inspect.getsource(getattr(function, "fn", function)) for function in functions]
+    return Markdown("```python\n" + "\n\n".join(code) + "```")
 
 
 def table(rows: list[dict], columns: dict[str, str | Callable[[dict], str]]) -> Markdown:

@@ -1,0 +1,47 @@
+"""The live experiment's form: the first choice runs at once, the button runs what is chosen."""
+
+import ipywidgets
+import pytest
+
+from instruments import live
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    items = []
+    monkeypatch.setattr(live, "display", items.append)
+    return items
+
+
+def _parts(shown):
+    (form,) = [item for item in shown if isinstance(item, ipywidgets.VBox)]
+    row, output = form.children
+    return row.children[:-1], row.children[-1], output
+
+
+def test_the_first_choice_runs_at_once_and_the_button_runs_the_chosen(shown):
+    runs = []
+    live.experiment(lambda **chosen: runs.append(chosen), N=[256, 512], dtype=["float16"])
+    (length, _), button, _ = _parts(shown)
+    length.value = 512
+    button.click()
+    assert runs == [{"N": 256, "dtype": "float16"}, {"N": 512, "dtype": "float16"}]
+    assert not button.disabled
+
+
+def test_what_a_run_returns_is_shown(shown):
+    live.experiment(lambda N: N * 2, N=[3])
+    assert shown[0] == 6
+
+
+def test_a_failing_repeat_is_told_and_can_be_repeated(shown, capsys):
+    def run(N):
+        if N == 2:
+            raise RuntimeError("CUDA out of memory\nwith a long explanation")
+
+    live.experiment(run, N=[1, 2])
+    (length,), button, _ = _parts(shown)
+    length.value = 2
+    button.click()
+    assert "RuntimeError: CUDA out of memory" in capsys.readouterr().out
+    assert not button.disabled
