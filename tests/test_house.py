@@ -1,9 +1,11 @@
 """The rules that hold for the repository as a whole."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,23 +95,6 @@ def test_licences_are_whole():
     assert "https://creativecommons.org/licenses/by/4.0/legalcode" in text
 
 
-def test_every_requirement_is_pinned_exactly_and_once():
-    direct = requirements((ROOT / "requirements.txt").read_text("utf-8"), without=set())
-    brought = requirements((ROOT / "constraints.txt").read_text("utf-8"), without=set())
-    for line in direct + brought:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; .+)?", line), line
-    names = [{line.split("==")[0].lower() for line in lines} for lines in (direct, brought)]
-    assert names[0] & names[1] == set()
-
-
-def test_make_help_names_every_command():
-    text = (ROOT / "Makefile").read_text("utf-8")
-    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
-    public = {name for name in targets if not name.endswith("-environment")} - {"help"}
-    answer = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert public == set(re.findall(r"^make (\w+)", answer.stdout, re.MULTILINE))
-
-
 def project_files() -> list[Path]:
     """Every file of the project, without what its commands make."""
     made = {"attention_book.egg-info", "_build", "node_modules", "build", "__pycache__"}
@@ -124,6 +109,36 @@ def project_files() -> list[Path]:
             if not made & set(path.relative_to(ROOT).parts) and path.suffix != ".pyc"
         ]
     return files
+
+
+def test_every_requirement_is_pinned_exactly_and_once():
+    direct = requirements((ROOT / "requirements.txt").read_text("utf-8"), without=set())
+    brought = requirements((ROOT / "constraints.txt").read_text("utf-8"), without=set())
+    for line in direct + brought:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; .+)?", line), line
+    names = [{line.split("==")[0].lower() for line in lines} for lines in (direct, brought)]
+    assert names[0] & names[1] == set()
+
+
+def test_every_library_the_code_imports_is_a_requirement():
+    lines = requirements((ROOT / "requirements.txt").read_text("utf-8"), without=set())
+    direct = {line.split("==")[0].lower() for line in lines}
+    distributions = importlib.metadata.packages_distributions()
+    ours = packages(ROOT) | {"tests"}
+    for path in project_files():
+        if path.suffix == ".py":
+            names = imported_packages(path.read_text("utf-8")) - ours - sys.stdlib_module_names
+            for name in names:
+                offered_by = {known.lower() for known in distributions.get(name, [name])}
+                assert offered_by & direct, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_make_help_names_every_command():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    public = {name for name in targets if not name.endswith("-environment")} - {"help"}
+    answer = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert public == set(re.findall(r"^make (\w+)", answer.stdout, re.MULTILINE))
 
 
 def test_the_repository_address_has_one_home():
