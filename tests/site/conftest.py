@@ -47,24 +47,28 @@ def book_site():
 
 
 def specimen_notebook():
-    """A chapter as it is recorded: a figure, an inline plot, and an output that is too wide."""
+    """A chapter as it is recorded: a figure, an inline plot, and two outputs that are too wide."""
     data, metadata = LifeOfScores()._repr_mimebundle_()
     plot = (
         '<svg class="plot" viewBox="0 0 300 90" role="img" aria-label="A line">'
         '<path d="M0 80 L300 10" fill="none" stroke="currentColor"/></svg>'
     )
+    table = "<table><tr>" + "<td>1_000_000_000_bytes</td>" * 12 + "</tr></table>"
     new_output, code = nbformat.v4.new_output, nbformat.v4.new_code_cell
     outputs = [
         new_output("execute_result", data, metadata=metadata, execution_count=1),
         new_output("execute_result", {"text/html": plot, "text/plain": "plot"}, execution_count=2),
         new_output("stream", text="wide " * 80),
+        new_output(
+            "execute_result", {"text/html": table, "text/plain": "table"}, execution_count=4
+        ),
     ]
     cells = [
         nbformat.v4.new_markdown_cell("# A recorded notebook\n\nText."),
         code("LifeOfScores()"),
     ]
     cells += [code("plot()"), nbformat.v4.new_markdown_cell("(wide-output)=\n## Wide output")]
-    cells += [code("print('wide ' * 80)")]
+    cells += [code("print('wide ' * 80)"), code("table()")]
     code_cells = [cell for cell in cells if cell.cell_type == "code"]
     for count, (cell, output) in enumerate(zip(code_cells, outputs, strict=True), 1):
         cell.outputs, cell.execution_count = [output], count
