@@ -42,6 +42,7 @@ def test_without_leaves_packages_out():
         ("2.13.0", "3.7.1", True),
         ("3.0", "4.0", True),
         ("2.10.1", "3.6.0", False),
+        ("2.9.1", "3.6.0", False),
         ("2.13.0", "3.5.1", False),
         ("2.13.0", None, False),
         (None, None, False),
@@ -89,18 +90,34 @@ def test_a_changed_file_installs_again_and_full_stays_full(house, name):
     assert house == ["create", "full", "full"]
 
 
-def test_an_interrupted_install_is_repeated(house, monkeypatch):
-    finish = environment.install
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sets up with an install that is interrupted before it is done."""
 
     def interrupted(venv, what):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environment, "install", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        environment.set_up(environment.ROOT / ".venv", "book")
-    monkeypatch.setattr(environment, "install", finish)
+    def set_up():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(environment, "install", interrupted)
+            environment.set_up(environment.ROOT / ".venv", "book")
+
+    return set_up
+
+
+def test_an_interrupted_install_is_repeated(house, interrupt):
+    interrupt()
     environment.set_up(environment.ROOT / ".venv", "book")
     assert house == ["create", "book"]
+
+
+def test_an_interrupted_update_is_repeated_though_the_files_are_as_before(house, interrupt):
+    environment.set_up(environment.ROOT / ".venv", "book")
+    (environment.ROOT / "requirements.txt").write_text("other")
+    interrupt()
+    (environment.ROOT / "requirements.txt").write_text("requirements.txt")
+    environment.set_up(environment.ROOT / ".venv", "book")
+    assert house == ["create", "book", "book"]
 
 
 def test_an_environment_made_by_hand_is_filled_not_remade(house):
