@@ -119,6 +119,9 @@ def total_bytes(buffers: dict[tuple[str, str], Bytes]) -> int:
 
 
 def naive_memory(shape: AttentionShape) -> int:
-    """Bytes that standard attention holds at once: Q, K, V, O, and S and P between its kernels."""
-    logsumexp = 4 * shape.all_heads * shape.seq_query
-    return fused_compulsory(shape) + 2 * shape.square_bytes + logsumexp
+    """The most bytes that standard attention holds at once: Q, K, V, S, P and the logsumexp.
+
+    That is while the softmax runs; S is freed before O is allocated.
+    """
+    inputs = shape.rows_bytes + 2 * shape.keys_bytes
+    return inputs + 2 * shape.square_bytes + 4 * shape.all_heads * shape.seq_query

@@ -245,6 +245,7 @@ def attention(
     scale = check_attention_inputs(query, key, value, scale)
     scores = attention_scores(query, key, causal=causal, scale=scale)
     probabilities, logsumexp = softmax(scores)
+    del scores  # its memory is free for the output
     output = weighted_values(probabilities, value)
     return (output, logsumexp) if return_logsumexp else output
 
