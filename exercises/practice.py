@@ -1,0 +1,180 @@
+"""Practice mode: an exercise's public tests, run in this process on what the learner just wrote."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from triton.compiler import CompilationError
+
+from exercises.catalogue import Exercise, ExerciseError, find
+
+# The tests run alone: no plugin, configuration or conftest that happens to be installed or near.
+_ARGUMENTS = [
+    f"--config-file={os.devnull}",
+    "--noconftest",
+    "--import-mode=importlib",
+    "--assert=plain",
+    "--capture=no",
+    *(
+        f"-pno:{plugin}"
+        for plugin in (
+            "terminal",
+            "cacheprovider",
+            "faulthandler",
+            "logging",
+            "warnings",
+            "threadexception",
+            "unraisableexception",
+        )
+    ),
+]
+_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+
+
+def check(name: str, attempt: object) -> None:
+    """Run an exercise's public tests on your solution and print one line a test.
+
+    This is practice: the tests run in this process, and a cross says what is probably wrong. Marks for a
+    course come from its grader, which runs a submitted file on its own.
+
+    Args:
+        name: the exercise, such as ``"row_softmax"``.
+        attempt: the function, or what holds it: a module, or a dictionary such as ``globals()``.
+
+    Raises:
+        ExerciseError: there is no such exercise, or no such function in ``attempt``.
+    """
+    report(run_tests(find(name), attempt))
+
+
+def report(outcomes: dict[str, str | None]) -> bool:
+    """Print one line a test and the sum, and tell whether all passed."""
+    for test, message in outcomes.items():
+        label = test.removeprefix("test_").replace("_", " ")
+        print(f"✗ {label}: {message}" if message else f"✓ {label}")
+    passed = sum(message is None for message in outcomes.values())
+    total = len(outcomes)
+    advice = "" if passed == total else " Begin with the first ✗: the others may follow from it."
+    print(
+        f"{passed} of {total} tests passed.{advice} This is practice: marks come from the grader."
+    )
+    return passed == total
+
+
+def run_tests(exercise: Exercise, attempt: object) -> dict[str, str | None]:
+    """Run the public tests: each test's name with None if it passed, else with what went wrong."""
+    plugin = _Practice(exercise, _function(exercise, attempt))
+    tests = exercise.folder / "test_public.py"
+    modules = set(sys.modules)
+    try:
+        # NumPy, under Triton's interpreter, warns of NaN and infinity; a GPU computes them in silence.
+        with mock.patch.dict(os.environ, _ENVIRONMENT), np.errstate(all="ignore"):
+            pytest.main([*_ARGUMENTS, f"--rootdir={exercise.folder}", str(tests)], plugins=[plugin])
+    finally:
+        for name in set(sys.modules) - modules:
+            if getattr(sys.modules[name], "__file__", None) == str(tests):
+                del sys.modules[name]
+        # Where pytest keeps the last error for a debugger, and with it the learner's tensors.
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            vars(sys).pop(name, None)
+    if plugin.interrupted:
+        raise KeyboardInterrupt
+    if not plugin.outcomes:
+        raise ExerciseError(f"{tests} could not be run; python {tests} may say why.")
+    return plugin.outcomes
+
+
+def load(path: Path) -> ModuleType:
+    """The learner's file as a module, which is left out of ``sys.modules``."""
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        exec(compile(path.read_text("utf-8"), str(path), "exec"), module.__dict__)
+    except OSError as error:
+        raise ExerciseError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:
+        raise ExerciseError(f"{path} cannot be imported: {_describe(error, str(path))}") from error
+    return module
+
+
+def _function(exercise: Exercise, attempt: object):
+    if isinstance(attempt, Mapping):
+        attempt = attempt.get(exercise.function)
+    elif not callable(attempt):
+        attempt = getattr(attempt, exercise.function, None)
+    if not callable(attempt):
+        raise ExerciseError(
+            f"The exercise {exercise.name} needs your function {exercise.function}, or a module or "
+            "dictionary that has it."
+        )
+    return attempt
+
+
+class _Practice:
+    """A pytest plugin: hands the learner's function to the tests and keeps what came of each."""
+
+    def __init__(self, exercise: Exercise, function) -> None:
+        self.outcomes: dict[str, str | None] = {}
+        self.interrupted = False
+        self._namespace = SimpleNamespace(**{exercise.function: function})
+        code = getattr(function, "__code__", None)
+        self._file = code.co_filename if code else None
+
+    @pytest.fixture
+    def student(self) -> Iterator[SimpleNamespace]:
+        with _poisoned_memory():
+            yield self._namespace
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        # Nobody sees pytest's own tracebacks here, and a long one takes a second to lay out.
+        config.option.tbstyle = "value"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Function, call: pytest.CallInfo):
+        # A test with several cases has one line, which tells of the first case that fails.
+        message = _describe(call.excinfo.value, self._file) if call.excinfo else None
+        name = item.originalname
+        self.outcomes[name] = self.outcomes.get(name) or message
+        return (yield)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """Fill every uninitialised allocation with NaN, so that an element never written shows."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _describe(error: BaseException, learners_file: str | None) -> str:
+    """One line that says what went wrong and, for an error in the learner's code, where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, AssertionError) and Path(frames[-1].filename).name == "test_public.py":
+        return str(error).splitlines()[0]
+    while error.__cause__ is not None:  # Triton wraps what a kernel raises
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    # Triton's compiler first quotes the kernel's source and says what is wrong in the end.
+    text = lines[-1] if isinstance(error, CompilationError) else lines[0]
+    numbers = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == learners_file
+    ]
+    place = f" (line {numbers[-1]} of your code)" if numbers else ""
+    return f"{type(error).__name__}: {text}{place}"

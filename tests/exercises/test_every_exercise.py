@@ -1,0 +1,163 @@
+"""Every exercise: its solution passes, its stub does not, and wrong solutions lose the right tests."""
+
+import ast
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import jupytext
+
+import kernels
+from exercises import catalogue, practice, stubs
+from exercises.catalogue import Exercise, ExerciseError
+from scripts.environment import ROOT
+
+EXERCISES = [catalogue.find(name) for name in catalogue.names()]
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
+
+
+def attempts(folder: str) -> list:
+    return [
+        pytest.param(exercise, path, id=f"{exercise.name}-{path.stem}")
+        for exercise in EXERCISES
+        for path in sorted((exercise.folder / folder).glob("*.py"))
+    ]
+
+
+def lost(exercise: Exercise, path: Path) -> set[str]:
+    outcomes = practice.run_tests(exercise, practice.load(path))
+    assert outcomes.keys() == exercise.points.keys()
+    return {test for test, message in outcomes.items() if message}
+
+
+def should_lose(path: Path) -> set[str]:
+    first = path.read_text("utf-8").splitlines()[0]
+    return set(re.fullmatch(r"# loses: (test_\w+(?:, test_\w+)*)", first)[1].split(", "))
+
+
+def code_cells(chapter: str) -> list[str]:
+    path = ROOT / "book" / f"{chapter}.md"
+    if not path.exists():
+        pytest.skip(f"book/{chapter}.md is not written yet")
+    cells = jupytext.reads(path.read_text("utf-8"), fmt="md").cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def without_docstring(text: str) -> str:
+    return text.removeprefix(ast.get_source_segment(text, ast.parse(text).body[0])).strip()
+
+
+@each_exercise
+def test_the_solution_passes_every_test(exercise):
+    assert lost(exercise, exercise.folder / "solution.py") == set()
+
+
+@each_exercise
+def test_the_stub_fails_every_test(exercise):
+    assert lost(exercise, exercise.folder / "stub.py") == exercise.points.keys()
+
+
+@pytest.mark.parametrize(("exercise", "path"), attempts("right"))
+def test_a_right_solution_passes_every_test(exercise, path):
+    assert lost(exercise, path) == set()
+
+
+@pytest.mark.parametrize(("exercise", "path"), attempts("wrong"))
+def test_a_wrong_solution_loses_exactly_the_tests_it_should(exercise, path):
+    assert lost(exercise, path) == should_lose(path)
+
+
+@each_exercise
+def test_there_are_enough_right_and_wrong_solutions(exercise):
+    assert len(list(exercise.folder.glob("right/*.py"))) >= 2
+    assert len(list(exercise.folder.glob("wrong/*.py"))) >= 6
+
+
+@each_exercise
+def test_every_test_is_lost_by_a_wrong_solution_made_for_it(exercise):
+    found = set().union(*(should_lose(path) for path in exercise.folder.glob("wrong/*.py")))
+    assert found == exercise.points.keys()
+
+
+@each_exercise
+def test_the_stub_is_what_the_solution_says(exercise):
+    assert exercise.read("stub.py") == stubs.stub(exercise)
+
+
+@each_exercise
+def test_solutions_keep_to_the_rules_of_the_exercise(exercise):
+    files = ["solution.py", "stub.py"]
+    files += [path.relative_to(exercise.folder) for path in exercise.folder.glob("right/*.py")]
+    for file in files:
+        tree = ast.parse(exercise.read(file))
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert imported <= set(exercise.allowed_imports), file
+        assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree)), file
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {*exercise.kernels, exercise.function} <= functions, file
+
+
+@each_exercise
+def test_the_statement_names_every_test_as_the_checker_does(exercise):
+    statement = exercise.read("statement.md")
+    for test in exercise.points:
+        assert test.removeprefix("test_").replace("_", " ") in statement
+
+
+@each_exercise
+def test_the_example_in_the_statement_is_right(exercise):
+    module = practice.load(exercise.folder / "solution.py")
+    # The fence that ends the example would be read as its last line of output.
+    text = re.sub(r"^```$", "", exercise.read("statement.md"), flags=re.MULTILINE)
+    names = {**vars(module), "kernels": kernels}
+    example = doctest.DocTestParser().get_doctest(text, names, exercise.name, None, None)
+    result = doctest.DocTestRunner().run(example)
+    assert result.attempted > 0 and result.failed == 0
+
+
+@each_exercise
+def test_the_chapter_holds_the_stub_and_then_checks_it(exercise):
+    cells = code_cells(exercise.chapter)
+    stub = without_docstring(exercise.read("stub.py"))
+    assert stub in cells, f"no code cell of {exercise.chapter} is stub.py less its docstring"
+    check = f'exercises.check("{exercise.name}", {exercise.function})'
+    assert cells[cells.index(stub) + 1] == check
+
+
+def test_a_solution_without_marks_is_refused(tmp_path):
+    solution = "def double(x):\n    ### BEGIN SOLUTION\n    ### Double it.\n    return 2 * x\n"
+    exercise = Exercise(tmp_path, "Double", "01", "double", [], [], {})
+    for text in ("def double(x):\n    return 2 * x\n", solution):
+        (tmp_path / "solution.py").write_text(text)
+        with pytest.raises(ExerciseError, match="must have ### BEGIN SOLUTION"):
+            stubs.stub(exercise)
+
+
+def test_a_stub_keeps_all_but_the_solution(tmp_path):
+    exercise = Exercise(tmp_path, "Double", "01", "double", ["double_kernel"], [], {})
+    (tmp_path / "solution.py").write_text(
+        '"""A solution."""\n\n'
+        "@triton.jit\ndef double_kernel(x_ptr):\n"
+        "    ### BEGIN SOLUTION\n    ### load,\n    ### and store.\n    x = 1\n\n    y = 2\n"
+        "    ### END SOLUTION\n\n\n"
+        "def double(x):\n    x = x + 0\n    if x:\n"
+        "        ### BEGIN SOLUTION\n        ### double it.\n        x = 2 * x\n"
+        "        ### END SOLUTION\n    return x\n"
+    )
+    assert stubs.stub(exercise) == (
+        '"""Double: the file to write your solution in."""\n\n'
+        "@triton.jit\ndef double_kernel(x_ptr):\n"
+        "    # Your turn: load,\n    # and store.\n    pass\n\n\n"
+        "def double(x):\n    x = x + 0\n    if x:\n"
+        "        # Your turn: double it.\n"
+        '        raise NotImplementedError("double is not written yet")\n    return x\n'
+    )
