@@ -41,7 +41,7 @@ def table(rows: list[dict], columns: dict[str, str | Callable[[dict], str]]) -> 
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text in ("", "-", "–", "out of memory")
+    return text.lstrip("*")[:1].isdigit() or text in ("", "-", "–", "out of memory")
 
 
 def si_bytes(count: float) -> str:

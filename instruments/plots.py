@@ -59,12 +59,14 @@ class Plot:
         )
         unknown = "html:not([data-theme]):not([theme]) body:not([data-jp-theme-light]) .plot"
         style = (
-            "<style>.plot{margin:0;overflow-x:auto}.plot svg{max-width:100%;height:auto}"
-            ".plot svg *{stroke-linejoin:round;stroke-linecap:butt}"
+            # On a phone a plot keeps a readable size and scrolls within its frame.
+            "<style>.plot-frame{overflow-x:auto}.plot{min-width:32rem;max-width:100%;height:auto}"
+            ".plot *{stroke-linejoin:round;stroke-linecap:butt}"
             f"{dark}{{{rules}}}@media (prefers-color-scheme:dark){{{unknown}{{{rules}}}}}</style>"
         )
         alt = html.escape(self.alt, quote=True)
-        return f'<div class="plot" role="img" aria-label="{alt}">{style}{self.svg}</div>'
+        svg = self.svg.replace("<svg ", f'<svg class="plot" role="img" aria-label="{alt}" ', 1)
+        return f'<div class="plot-frame" tabindex="0">{style}{svg}</div>'
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def test_the_text_alternative_is_there_and_escaped(drawn):
 def test_text_stays_text_and_no_rule_reaches_the_page(drawn):
     assert ">naive</text>" in drawn["text/html"]
     assert drawn["text/html"].count("<style") == 1
-    assert "*{" not in drawn["text/html"].replace(".plot svg *{", "")
+    assert "*{" not in drawn["text/html"].replace(".plot *{", "")
 
 
 def test_nothing_is_shown_when_drawing_fails(monkeypatch):
