@@ -27,7 +27,7 @@ help:
 
 book-environment full-environment:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here:" \
-	  "install Python 3.11 or newer, or name one with PYTHON=."; exit 1; }
+	  "install Python 3.11 or newer, or name one, as in PYTHON=python3.12."; exit 1; }
 	@$(PYTHON) scripts/environment.py $(subst -environment,,$@)
 
 book: book-environment
