@@ -169,12 +169,15 @@ def _describe(error: BaseException, learners_file: str | None) -> str:
     while error.__cause__ is not None:  # Triton wraps what a kernel raises
         error = error.__cause__
     lines = str(error).strip().splitlines() or [""]
-    # Triton's compiler first quotes the kernel's source and says what is wrong in the end.
-    text = lines[-1] if isinstance(error, CompilationError) else lines[0]
+    if isinstance(error, CompilationError):
+        # Its text quotes the kernel's source up to where it is wrong, and says why in the last line.
+        source = (error.src or "").splitlines()[: getattr(error.node, "lineno", 0)]
+        place = f" (in the kernel: {source[-1].strip()})" if source else ""
+        return f"{type(error).__name__}: {lines[-1]}{place}"
     numbers = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == learners_file
     ]
     place = f" (line {numbers[-1]} of your code)" if numbers else ""
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}: {lines[0]}{place}"

@@ -1,5 +1,6 @@
 """The learner's checker: what it says, what it leaves behind, and that it works in a notebook."""
 
+import ast
 import os
 import random
 import subprocess
@@ -104,16 +105,15 @@ def test_an_error_inside_a_kernel_is_told(tmp_path):
         assert message.endswith(f"(line {line} of your code)")
 
 
-def test_of_a_compilers_error_the_last_line_is_told():
-    source = "def kernel(x):\n    return y"
+def test_of_a_compilers_error_the_reason_and_the_line_are_told():
+    source = "def kernel(x):\n    x = 1\n    return y"
 
     def attempt(values, lengths):
-        import ast
-
-        raise CompilationError(source, ast.parse(source).body[0].body[0], "y is not defined")
+        raise CompilationError(source, ast.parse(source).body[0].body[1], "y is not defined")
 
     outcomes = practice.run_tests(ROW_SOFTMAX, attempt)
-    assert outcomes["test_full_rows"].startswith("CompilationError: y is not defined (line ")
+    message = "CompilationError: y is not defined (in the kernel: return y)"
+    assert outcomes["test_full_rows"] == message
 
 
 def test_an_interrupt_stops_the_check():
