@@ -4,7 +4,7 @@ The interpreter runs a kernel's Python on NumPy arrays. NumPy has no bfloat16 an
 them as bit patterns in unsigned integers, and several of its operations forget that:
 
 * ``tl.dot`` of two bfloat16 tiles multiplies the bit patterns as integers;
-* arithmetic between bfloat16 values adds or multiplies the bit patterns;
+* arithmetic between bfloat16 values, and sums of them, work on the bit patterns;
 * casts to bfloat16 truncate, and casts to float8 round wrongly near overflow and zero, where the GPU
   rounds to nearest, ties to even, and saturates;
 * ``range`` over a run-time bound fails with Triton 3.6 and NumPy 2.4 or newer.
@@ -81,6 +81,24 @@ def _through_float32(original):
     return method
 
 
+def _reduce_in_float32(original):
+    """Wrap a sum, or a running sum or product, so that operands stored as bits are widened first."""
+
+    def method(self, operand):
+        dtype = operand.dtype.scalar
+        if dtype not in _STORED_AS_BITS:
+            return original(self, operand)
+        widened = TensorHandle(_widen(operand.handle.data, dtype), tl.float32)
+        result = original(self, tl.tensor(widened, operand.type.with_element_ty(tl.float32)))
+        # A reduction gives one tensor, a scan a list of one.
+        (total,) = result if isinstance(result, list) else [result]
+        narrowed = TensorHandle(_narrow(total.handle.data, dtype), dtype)
+        total = tl.tensor(narrowed, total.type.with_element_ty(dtype))
+        return [total] if isinstance(result, list) else total
+
+    return method
+
+
 def _bfloat16_constant(self, value):
     return TensorHandle(_narrow(np.array([value], dtype=np.float32), tl.bfloat16), tl.bfloat16)
 
@@ -103,4 +121,10 @@ def correct() -> None:
     InterpreterBuilder.get_bf16 = _bfloat16_constant
     for name in ("binary_op", "unary_op", "create_fma", "create_clampf"):
         setattr(InterpreterBuilder, name, _through_float32(getattr(InterpreterBuilder, name)))
+    for owner, name in (
+        (interpreter.ReduceOps, "sum"),
+        (interpreter.ScanOps, "cumsum"),
+        (interpreter.ScanOps, "cumprod"),
+    ):
+        setattr(owner, name, _reduce_in_float32(getattr(owner, name)))
     interpreter._patch_lang_tensor = _index_by_item(interpreter._patch_lang_tensor)

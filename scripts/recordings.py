@@ -61,6 +61,12 @@ def dependencies(notebook: dict, root: Path = ROOT) -> dict[str, str]:
     files = _import_closure(trees, root)
     names = {text for tree in trees for text in _strings(tree)}
     files |= {path for path in (root / "benchmarks/results").glob("*/*.json") if path.stem in names}
+    # What an exercise shows and checks; its wrong and right attempts are for its own tests.
+    files |= {
+        path
+        for path in (root / "exercises").glob("*/*.*")
+        if path.is_file() and path.parent.name in names
+    }
     return {path.relative_to(root).as_posix(): _digest(path.read_bytes()) for path in sorted(files)}
 
 

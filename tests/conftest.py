@@ -15,7 +15,7 @@ if HAS_TORCH:
 else:
     # The website's tests also run in an environment made by `make book`.
     HAS_GPU = False
-    collect_ignore = ["kernels", "instruments"]
+    collect_ignore = ["benchmarks", "exercises", "instruments", "kernels"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,15 +1,12 @@
-"""Every chapter runs from top to bottom on this machine, in the time it promises its reader."""
+"""Every chapter runs from top to bottom on this machine, as a learner would run it."""
 
 import pytest
 
 from scripts import notebooks
 
-kernels = pytest.importorskip("kernels", reason="the chapters need torch and triton")
-
-SECONDS = 60 if kernels.INTERPRETED else 90
+pytest.importorskip("kernels", reason="the chapters need torch and triton")
 
 
 @pytest.mark.parametrize("chapter", notebooks.chapters(), ids=lambda path: path.stem)
 def test_it_runs(chapter):
-    notebook = notebooks.read_notebook(chapter)
-    assert notebooks.execute(notebook, chapter.stem) < SECONDS
+    notebooks.execute(notebooks.read_notebook(chapter), chapter.stem)

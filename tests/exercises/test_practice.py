@@ -49,6 +49,16 @@ def test_check_prints_one_line_a_test(capfd):
     assert total == f"{passed} This is practice: marks come from the grader."
 
 
+def test_what_every_test_says_is_said_once(capfd):
+    def unwritten(values, lengths):
+        raise NotImplementedError("not written yet")
+
+    exercises.check("row_softmax", unwritten)
+    first, total = capfd.readouterr().out.splitlines()
+    assert first.startswith("✗ every test: NotImplementedError: not written yet")
+    assert total == f"0 of {len(ROW_SOFTMAX.points)} tests passed."
+
+
 def test_a_failing_test_says_what_is_probably_wrong(capfd):
     exercises.check("row_softmax", lambda values, lengths: right(values, lengths).float())
     out, err = capfd.readouterr()

@@ -52,6 +52,16 @@ def sum_kernel(values_ptr, total_ptr, length, BLOCK: tl.constexpr):
     tl.store(total_ptr, tl.sum(total, axis=0))
 
 
+@triton.jit
+def reduce_kernel(values_ptr, sums_ptr, running_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Row sums, the sum of everything, and running sums, all in the inputs' dtype."""
+    tile = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    values = tl.load(values_ptr + tile)
+    tl.store(sums_ptr + tl.arange(0, ROWS), tl.sum(values, axis=1))
+    tl.store(sums_ptr + ROWS, tl.sum(values))
+    tl.store(running_ptr + tile, tl.cumsum(values, axis=1))
+
+
 def _values(count=1024):
     torch.manual_seed(0)
     values = torch.randn(count) * torch.logspace(-9, 5, count)
@@ -98,6 +108,19 @@ def test_bfloat16_arithmetic_uses_values_not_bit_patterns():
     arithmetic_kernel[(1,)](x, y, results, BLOCK=256)
     for row, function in enumerate((operator.add, operator.sub, operator.mul, torch.minimum)):
         torch.testing.assert_close(results[row], function(x, y), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_sums_add_values_not_bit_patterns(dtype):
+    # Small integers: every sum is exact in every dtype, whatever the order.
+    values = torch.randint(-2, 3, (4, 16), device=kernels.device()).to(dtype)
+    sums = torch.empty(5, dtype=dtype, device=kernels.device())
+    running = torch.empty_like(values)
+    reduce_kernel[(1,)](values, sums, running, ROWS=4, COLUMNS=16)
+    assert torch.equal(
+        sums, torch.cat([values.double().sum(1), values.double().sum()[None]]).to(dtype)
+    )
+    assert torch.equal(running, values.double().cumsum(1).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -25,6 +25,10 @@ def root(tmp_path):
         "kernels/c.py": "",
         "benchmarks/results/h200/forward.json": "{}",
         "benchmarks/results/h200/backward.json": "{}",
+        "exercises/double/statement.md": "Double it.",
+        "exercises/double/solution.py": "",
+        "exercises/double/wrong/zero.py": "",
+        "exercises/triple/statement.md": "Triple it.",
     }
     for name, text in files.items():
         path = tmp_path / name
@@ -70,6 +74,10 @@ def recorded(root):
         ),
         ('show("backward")', {"benchmarks/results/h200/backward.json"}),
         ("from figures import Figure", {"figures/__init__.py", "figures/gpus.json"}),
+        (
+            'show("double")',
+            {"exercises/double/statement.md", "exercises/double/solution.py"},
+        ),
         ("import numpy as np", set()),
         ("%matplotlib inline\nimport kernels.b", {"kernels/__init__.py", "kernels/b.py"}),
         ("x = (7\n% 2)\nimport kernels.b", {"kernels/__init__.py", "kernels/b.py"}),
