@@ -18,9 +18,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Compute capability to machine-code target: Hopper and Blackwell's own instructions need the "a".
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
-
 # Matrix instructions by name in the machine code: HMMA (Ampere, Ada, GeForce Blackwell), HGMMA and
 # QGMMA (Hopper), UTC...MMA (data-centre Blackwell).
 _TENSOR_CORE = re.compile(r"\b(?:[HQIDO]G?MMA|UTC\w*MMA)\b")
@@ -71,8 +68,10 @@ def compile_configuration(configuration, arch: int):
                 else:
                     attributes[(position, index)] = [["tt.divisibility", 16]]
         else:
-            signature[name] = kind
-            if kind.startswith("*"):
+            signature[name] = "constexpr" if kind == "unit" else kind.removesuffix("x16")
+            if kind == "unit":
+                constants[(position,)] = 1
+            elif kind.startswith("*") or kind.endswith("x16"):
                 attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(configuration.kernel, signature, constants, attributes)
     return triton.compile(
@@ -124,7 +123,7 @@ def _report_here(module: str, architectures: list[int]) -> list[dict]:
         }
         for arch in architectures
         for configuration in configurations()
-        if arch >= configuration.min_arch
+        if arch in configuration.architectures
     ]
 
 
@@ -143,6 +142,10 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     """Command line."""
+    # Before Triton is imported: its interpreter cannot compile.
+    os.environ["TRITON_INTERPRET"] = "0"
+    from kernels.configurations import ARCHITECTURES
+
     parser = argparse.ArgumentParser(description="Compile a kernel module's forms with no GPU.")
     parser.add_argument("module", help="such as kernels.naive")
     parser.add_argument(
@@ -162,6 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Before Triton is imported: its interpreter cannot compile.
-    os.environ["TRITON_INTERPRET"] = "0"
     main()

@@ -5,6 +5,7 @@ them as bit patterns in unsigned integers, and several of its operations forget 
 
 * ``tl.dot`` of two bfloat16 tiles multiplies the bit patterns as integers;
 * arithmetic between bfloat16 values, and sums of them, work on the bit patterns;
+* ``tl.fma`` rounds twice, after the product and after the sum, where the GPU rounds once;
 * casts to bfloat16 truncate, and casts to float8 round wrongly near overflow and zero, where the GPU
   rounds to nearest, ties to even, and saturates;
 * ``range`` over a run-time bound fails with Triton 3.6 and NumPy 2.4 or newer.
@@ -103,6 +104,13 @@ def _bfloat16_constant(self, value):
     return TensorHandle(_narrow(np.array([value], dtype=np.float32), tl.bfloat16), tl.bfloat16)
 
 
+def _fused_multiply_add(self, x, y, z):
+    # The product of two float32 numbers is exact in float64, so only the sum rounds.
+    dtype = z.dtype.scalar
+    x, y, z = (_widen(a.data, dtype).astype(np.float64) for a in (x, y, z))
+    return TensorHandle(_narrow((x * y + z).astype(np.float32), dtype), dtype)
+
+
 def _index_by_item(original):
     """Let a one-element tensor be a loop bound: NumPy 2.4 no longer converts [n] to n."""
 
@@ -118,8 +126,9 @@ def correct() -> None:
     InterpreterBuilder.cast_impl = _cast
     InterpreterBuilder.create_fp_to_fp = _cast
     InterpreterBuilder.create_dot = _dot
+    InterpreterBuilder.create_fma = _fused_multiply_add
     InterpreterBuilder.get_bf16 = _bfloat16_constant
-    for name in ("binary_op", "unary_op", "create_fma", "create_clampf"):
+    for name in ("binary_op", "unary_op", "create_clampf"):
         setattr(InterpreterBuilder, name, _through_float32(getattr(InterpreterBuilder, name)))
     for owner, name in (
         (interpreter.ReduceOps, "sum"),

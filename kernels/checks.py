@@ -49,15 +49,34 @@ def check_attention_inputs(
             raise TypeError(f"{name} has dtype {tensors[name].dtype}, but query has {query.dtype}")
         if tensors[name].device != query.device:
             raise ValueError(f"{name} is on {tensors[name].device}, but query is on {query.device}")
-    _check_device(query)
+    _check_device("query", query)
     _check_shapes(query, key, value)
     return _check_scale(scale, query.shape[-1])
 
 
-def _check_device(query: torch.Tensor) -> None:
-    if not kernels.INTERPRETED and not query.is_cuda:
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Check the matrix that a row-wise kernel is handed.
+
+    Raises:
+        TypeError: it is no tensor, or its dtype is not float16, bfloat16 or float32.
+        ValueError: it has not two dimensions, or is on a device where kernels do not run.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.ndim != 2:
         raise ValueError(
-            f"query is on {query.device}, but the kernels are compiled for a CUDA GPU: move the "
+            f"{name} must have 2 dimensions (rows, columns), got shape {tuple(tensor.shape)}"
+        )
+    if tensor.dtype not in DTYPES:
+        accepted = ", ".join(str(dtype) for dtype in DTYPES)
+        raise TypeError(f"{name} has dtype {tensor.dtype}; accepted: {accepted}")
+    _check_device(name, tensor)
+
+
+def _check_device(name: str, tensor: torch.Tensor) -> None:
+    if not kernels.INTERPRETED and not tensor.is_cuda:
+        raise ValueError(
+            f"{name} is on {tensor.device}, but the kernels are compiled for a CUDA GPU: move the "
             "tensors there, or set TRITON_INTERPRET=1 before importing kernels to run on the CPU"
         )
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+"""Compute capabilities of the GPUs that the book compiles for: Ampere to Blackwell."""
+
 POINTER_TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
 
@@ -17,10 +20,11 @@ class Configuration:
         kernel: the ``@triton.jit`` function.
         arguments: Triton type of each run-time argument, in Triton's notation: ``"*fp16"`` for a
             pointer, ``"i32"``, ``"fp32"``; a tuple of these for a tuple of strides. ``"unit"`` stands
-            for an integer known to be 1, which Triton compiles in.
+            for an integer known to be 1, which Triton compiles in, and ``"i32x16"`` for one known to be
+            a multiple of 16, as pointers and strides are taken to be.
         constants: the ``tl.constexpr`` arguments.
         options: launch options: ``num_warps``, ``num_stages``.
-        min_arch: oldest compute capability it is meant for, such as 80.
+        architectures: the compute capabilities it is meant for.
     """
 
     label: str
@@ -28,7 +32,7 @@ class Configuration:
     arguments: dict[str, str | tuple[str, ...]]
     constants: dict[str, Any]
     options: dict[str, int] = field(default_factory=dict)
-    min_arch: int = 80
+    architectures: tuple[int, ...] = ARCHITECTURES
 
 
 def strides(rank: int) -> tuple[str, ...]:

@@ -371,7 +371,8 @@ def configurations() -> Iterator[Configuration]:
                     **dict.fromkeys(("query_ptr", "key_ptr", "scores_ptr"), pointer),
                     **dict.fromkeys(("query_strides", "key_strides"), strides(4)),
                     "scale": "fp32",
-                    **dict.fromkeys(("heads", "heads_per_kv_head", "seq_query", "seq_key"), "i32"),
+                    **dict.fromkeys(("heads", "heads_per_kv_head"), "i32"),
+                    **dict.fromkeys(("seq_query", "seq_key"), "i32x16"),
                 },
                 {"HEAD_DIM": head_dim, "CAUSAL": True, **blocks},
                 options,
@@ -383,7 +384,8 @@ def configurations() -> Iterator[Configuration]:
                 {
                     **dict.fromkeys(("probabilities_ptr", "value_ptr", "output_ptr"), pointer),
                     "value_strides": strides(4),
-                    **dict.fromkeys(("heads", "heads_per_kv_head", "seq_query", "seq_key"), "i32"),
+                    **dict.fromkeys(("heads", "heads_per_kv_head"), "i32"),
+                    **dict.fromkeys(("seq_query", "seq_key"), "i32x16"),
                 },
                 {"HEAD_DIM": head_dim, **blocks},
                 options,
@@ -396,7 +398,7 @@ def configurations() -> Iterator[Configuration]:
                 {
                     **dict.fromkeys(("scores_ptr", "probabilities_ptr"), pointer),
                     "logsumexp_ptr": "*fp32",
-                    "seq_key": "i32",
+                    "seq_key": "i32x16",
                 },
                 blocks,
                 options,

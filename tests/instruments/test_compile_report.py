@@ -7,12 +7,15 @@ import sys
 import pytest
 
 from instruments import compile_report
+from kernels.configurations import ARCHITECTURES
 
-MODULES = ("kernels.naive",)
+MODULES = ("kernels.naive", "kernels.online_softmax")
+# The most shared memory that one program may have, in bytes.
+SHARED = dict.fromkeys((86, 89, 120), 99 * 1024) | {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("arch", compile_report.ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("module", MODULES)
 def test_ships_without_spills_on_tensor_cores(module, arch):
     rows = compile_report.report(module, (arch,))
@@ -20,8 +23,7 @@ def test_ships_without_spills_on_tensor_cores(module, arch):
     for row in rows:
         assert row["spill_bytes"] == 0, row
         assert 0 < row["registers"] <= 255, row
-        # The least shared memory that a block may have on these GPUs: 99 KiB, on 8.6, 8.9 and 12.0.
-        assert row["shared_bytes"] <= 99 * 1024, row
+        assert row["shared_bytes"] <= SHARED[arch], row
         multiplies = row["kernel"] in ("scores_kernel", "output_kernel")
         on_tensor_cores = multiplies and "float32" not in row["configuration"]
         assert (row["tensor_core_instructions"] > 0) == on_tensor_cores, row

@@ -35,6 +35,14 @@ def arithmetic_kernel(x_ptr, y_ptr, results_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def fma_kernel(x_ptr, y_ptr, z_ptr, result_ptr, BLOCK: tl.constexpr):
+    """x * y + z, rounded once."""
+    index = tl.arange(0, BLOCK)
+    x, y, z = tl.load(x_ptr + index), tl.load(y_ptr + index), tl.load(z_ptr + index)
+    tl.store(result_ptr + index, tl.fma(x, y, z))
+
+
+@triton.jit
 def dot_kernel(a_ptr, b_ptr, c_ptr, SIZE: tl.constexpr):
     """A [SIZE, SIZE] product accumulated in float32."""
     index = tl.arange(0, SIZE)
@@ -121,6 +129,16 @@ def test_sums_add_values_not_bit_patterns(dtype):
         sums, torch.cat([values.double().sum(1), values.double().sum()[None]]).to(dtype)
     )
     assert torch.equal(running, values.double().cumsum(1).to(dtype))
+
+
+def test_fma_rounds_once():
+    torch.manual_seed(0)
+    x, y = (torch.randn(256, device=kernels.device()) for _ in range(2))
+    z = -x * y  # what is left is the rounding error of the product
+    result = torch.empty(256, device=kernels.device())
+    fma_kernel[(1,)](x, y, z, result, BLOCK=256)
+    assert torch.equal(result, (x.double() * y.double() + z.double()).float())
+    assert result.abs().max() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
