@@ -10,6 +10,7 @@ SWEEPS = (
     "attention --kernels naive --peers eager,math,efficient,fa2,cudnn --experiment naive",
     "memory --kernels naive --peers eager,fa2 --experiment naive_memory",
     "dram_traffic --kernel naive --experiment naive_dram",
+    "softmax --experiment softmax",
 )
 
 

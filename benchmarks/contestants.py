@@ -48,10 +48,11 @@ def peer(name: str) -> Callable:
 
 
 def _eager(query, key, value, causal):
-    """S and P in memory in the inputs' dtype, through cuBLAS and PyTorch's softmax."""
-    scores = query @ key.mT * query.shape[-1] ** -0.5
+    """S and P in memory in the inputs' dtype, through cuBLAS and PyTorch's softmax: chapter 1's lines."""
+    scores = query.shape[-1] ** -0.5 * query @ key.mT
     if causal:
-        hidden = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        seq = scores.shape[-1]
+        hidden = torch.ones(seq, seq, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
     return scores.softmax(-1) @ value
 

@@ -108,6 +108,36 @@ def naive_compulsory(shape: AttentionShape) -> dict[tuple[str, str], Bytes]:
     }
 
 
+def softmax_requested(form: str, rows: int, columns: int, dtype: str) -> dict:
+    """Bytes that a row softmax of :mod:`kernels.online_softmax` requests.
+
+    Args:
+        form: ``"three_pass"``, ``"two_pass"``, ``"fused"`` or ``"split"``.
+    """
+    from kernels import online_softmax
+
+    matrix = rows * columns * BYTES_PER_ELEMENT[dtype]
+    read, written = Bytes(loaded=matrix), Bytes(stored=matrix)
+    if form == "split":
+        splits = ceil(columns / online_softmax.SPLIT)
+        # Every program writes one maximum and one sum, and then reads those of its whole row.
+        pairs, row_pairs = 4 * rows * splits, 4 * rows * splits * splits
+        return {
+            ("split_statistics_kernel", "values"): read,
+            ("split_statistics_kernel", "split_max"): Bytes(stored=pairs),
+            ("split_statistics_kernel", "split_sum"): Bytes(stored=pairs),
+            ("split_normalise_kernel", "split_max"): Bytes(loaded=row_pairs),
+            ("split_normalise_kernel", "split_sum"): Bytes(loaded=row_pairs),
+            ("split_normalise_kernel", "values"): read,
+            ("split_normalise_kernel", "probabilities"): written,
+        }
+    passes = {"three_pass": 3, "two_pass": 2, "fused": 1}[form]
+    return {
+        (f"{form}_kernel", "values"): Bytes(loaded=passes * matrix),
+        (f"{form}_kernel", "probabilities"): written,
+    }
+
+
 def fused_compulsory(shape: AttentionShape) -> int:
     """Bytes of attention whose S and P never leave the chip: Q, K and V read once, O written once."""
     return 2 * shape.rows_bytes + 2 * shape.keys_bytes

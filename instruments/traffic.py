@@ -1,6 +1,7 @@
 """How many bytes a kernel asks memory for, counted by running it through Triton's CPU interpreter.
 
-    python -m instruments.traffic kernels.naive --seq-query 256 --head-dim 64 --dtype float16
+    python -m instruments.traffic kernels.naive:attention 1,2,256,64 1,2,256,64 1,2,256,64
+    python -m instruments.traffic kernels.online_softmax:two_pass_softmax 8,5000 --dtype float32
 
 The interpreter executes a kernel's loads and stores one by one, so the bytes of every buffer can be
 added up exactly, masks included. These are *requested* bytes: a tile that two programs read counts
@@ -148,40 +149,28 @@ def _span(tensor) -> tuple[int, int]:
 
 
 def count(
-    module: str,
-    *,
-    seq_query: int,
-    head_dim: int,
-    dtype: str = "float16",
-    batch: int = 1,
-    heads: int = 1,
-    kv_heads: int | None = None,
-    seq_key: int | None = None,
-    causal: bool = False,
+    function: str, *shapes: tuple[int, ...], dtype: str = "float16", **keywords: object
 ) -> Traffic:
-    """Count the bytes of ``module.attention`` on random inputs, in an interpreting process of its own.
+    """Count the bytes a function's kernels request, in an interpreting process of its own.
 
     Works on a GPU machine too, where this process compiles its kernels. Keep the sizes small: the
     interpreter takes about a second for a few hundred queries and keys.
+
+    Args:
+        function: ``"module:function"``, such as ``"kernels.naive:attention"``.
+        shapes: shapes of its tensor arguments, which are drawn from N(0, 1).
+        dtype: their dtype.
+        keywords: its other arguments: ``causal=True``.
     """
-    command = [sys.executable, "-m", "instruments.traffic", module, "--json"]
-    sizes = {
-        "seq-query": seq_query,
-        "seq-key": seq_query if seq_key is None else seq_key,
-        "head-dim": head_dim,
-        "batch": batch,
-        "heads": heads,
-        "kv-heads": heads if kv_heads is None else kv_heads,
-        "dtype": dtype,
-    }
-    command += [f"--{name}={size}" for name, size in sizes.items()]
-    command += ["--causal"] if causal else []
+    command = [sys.executable, "-m", "instruments.traffic", function]
+    command += [",".join(map(str, shape)) for shape in shapes]
+    command += ["--dtype", dtype, "--keywords", json.dumps(keywords), "--json"]
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"counting the bytes of {module} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"counting the bytes of {function} failed:\n{done.stderr[-2000:]}")
     traffic = Traffic()
     for row in json.loads(done.stdout):
         traffic.buffers[row["kernel"], row["buffer"]] = Bytes(row["loaded"], row["stored"])
@@ -190,37 +179,35 @@ def count(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Count the bytes a module's attention requests.")
-    parser.add_argument("module", help="such as kernels.naive")
-    parser.add_argument("--seq-query", type=int, default=256)
-    parser.add_argument("--seq-key", type=int, help="default: seq-query")
-    parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--heads", type=int, default=1)
-    parser.add_argument("--kv-heads", type=int, help="default: heads")
+    parser = argparse.ArgumentParser(description="Count the bytes a function's kernels request.")
+    parser.add_argument("function", help="module:function, such as kernels.naive:attention")
+    parser.add_argument("shapes", nargs="+", type=_shape, help="of its tensors, such as 1,2,256,64")
     parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
-    parser.add_argument("--causal", action="store_true")
+    parser.add_argument("--keywords", type=json.loads, default={}, help='as JSON: {"causal": true}')
     parser.add_argument("--json", action="store_true", help="print JSON and no table")
-    sizes = parser.parse_args()
+    chosen = parser.parse_args()
+    module, separator, name = chosen.function.partition(":")
+    if not separator or not module.startswith("kernels."):
+        parser.error(f"function must be kernels.MODULE:FUNCTION, got {chosen.function}")
 
     # Before kernels (and so Triton) is imported.
     os.environ["TRITON_INTERPRET"] = "1"
     import torch
 
-    attention = importlib.import_module(sizes.module).attention
-    seq_key = sizes.seq_query if sizes.seq_key is None else sizes.seq_key
-    kv_heads = sizes.heads if sizes.kv_heads is None else sizes.kv_heads
-    query = torch.randn(sizes.batch, sizes.heads, sizes.seq_query, sizes.head_dim)
-    key, value = torch.randn(2, sizes.batch, kv_heads, seq_key, sizes.head_dim)
-    dtype = getattr(torch, sizes.dtype)
+    function = getattr(importlib.import_module(module), name)
+    tensors = [torch.randn(shape).to(getattr(torch, chosen.dtype)) for shape in chosen.shapes]
     with counting() as traffic:
-        attention(query.to(dtype), key.to(dtype), value.to(dtype), causal=sizes.causal)
-    if sizes.json:
+        function(*tensors, **chosen.keywords)
+    if chosen.json:
         print(json.dumps(traffic.rows()))
         return
     for row in traffic.rows():
         print(f"{row['kernel']:28}{row['buffer']:16}{row['loaded']:>14,}{row['stored']:>14,}")
     print(f"{'total':28}{'':16}{traffic.total:>28,} bytes")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def scores_kernel(
             mask=(columns[:, None] < seq_key) & (dims[None, :] < HEAD_DIM),
             other=0.0,
         )
-        # "ieee": float32 inputs are multiplied in float32; the GPU's default would be TF32.
+        # "ieee": float32 inputs are multiplied in float32; Triton's default would be TF32.
         accumulator = tl.dot(query_tile, tl.trans(key_tile), accumulator, input_precision="ieee")
 
     scores = accumulator * scale  # [BLOCK_M, BLOCK_N]

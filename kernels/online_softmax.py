@@ -37,6 +37,8 @@ LOG2_E = math.log2(math.e)
 LONGEST_FUSED_ROW = 32768
 # A longer row of 16-bit numbers fits too, but then one program fills an SM (see pipelined_kernel).
 LONGEST_ROW_TO_SHARE_AN_SM = 16384
+# Columns that one program of split_softmax takes.
+SPLIT = 8192
 
 
 @triton.jit
@@ -360,7 +362,7 @@ def fused_softmax(values: torch.Tensor) -> torch.Tensor:
     return _launch_a_row_each(fused_kernel, values, fused_blocks)
 
 
-def split_softmax(values: torch.Tensor, split: int = 8192) -> torch.Tensor:
+def split_softmax(values: torch.Tensor, split: int = SPLIT) -> torch.Tensor:
     """Softmax of each row by several programs, which exchange their maxima and sums.
 
     For few long rows, where one program a row would leave most of the GPU idle. Each row is read twice.
@@ -523,7 +525,7 @@ def configurations() -> Iterator[Configuration]:
                 architectures=(80, 90, 100),  # the others have too little shared memory
             )
         split = {"split_max_ptr": "*fp32", "split_sum_ptr": "*fp32"} | row
-        constants = {"SPLIT": 8192, "BLOCK_N": 1024}
+        constants = {"SPLIT": SPLIT, "BLOCK_N": 1024}
         yield Configuration(
             name, split_statistics_kernel, {"values_ptr": pointer} | split, constants
         )

@@ -7,7 +7,7 @@ import triton.language as tl
 
 import kernels
 from instruments import io_model, traffic
-from kernels import naive
+from kernels import naive, online_softmax
 
 on_cpu = pytest.mark.skipif(not kernels.INTERPRETED, reason="bytes are counted by the interpreter")
 
@@ -62,9 +62,30 @@ def test_requested_equals_compulsory_when_one_tile_holds_everything():
 def test_the_subprocess_counts_the_same_and_works_beside_a_gpu():
     shape = io_model.AttentionShape(130, 70, 32, "float16", 1, 2)
     counted = traffic.count(
-        "kernels.naive", seq_query=130, seq_key=70, head_dim=32, heads=2, causal=True
+        "kernels.naive:attention", (1, 2, 130, 32), (1, 2, 70, 32), (1, 2, 70, 32), causal=True
     )
     assert dict(counted.buffers) == io_model.naive_requested(shape)
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("shape", [(3, 1000), (2, 9001), (1, 30001)], ids=str)
+@pytest.mark.parametrize("form", ["three_pass", "two_pass", "fused", "split"])
+def test_each_softmax_requests_what_the_model_predicts(form, shape, dtype):
+    values = torch.randn(shape).to(getattr(torch, dtype))
+    with traffic.counting() as counted:
+        getattr(online_softmax, f"{form}_softmax")(values)
+    predicted = io_model.softmax_requested(form, *shape, dtype)
+    # The pipelined form of the fused kernel moves the same bytes under its own name.
+    if online_softmax._needs_pipelining(values) and form == "fused":
+        predicted = {("pipelined_kernel", buffer): n for (_, buffer), n in predicted.items()}
+    assert dict(counted.buffers) == predicted
+
+
+@pytest.mark.parametrize("function", ["kernels.naive", "os:remove"])
+def test_counting_takes_the_books_functions_only(function):
+    with pytest.raises(RuntimeError, match="function must be kernels.MODULE:FUNCTION"):
+        traffic.count(function, (1, 1))
 
 
 @triton.jit
