@@ -185,8 +185,10 @@ def test_merging_is_associative(a, b, c):
 @given(parts, parts)
 def test_merging_is_commutative_and_agrees_with_float64(a, b):
     a, b = _tensor(a), _tensor(b)
-    merged = _merge(a, b)
-    assert torch.equal(merged, _merge(b, a)) and not merged.isnan().any()
+    merged, swapped = _merge(a, b), _merge(b, a)
+    assert torch.equal(merged[0], swapped[0]) and not merged.isnan().any()
+    # The GPU's compiler fuses one of the two products into the sum, so the last bit may differ.
+    torch.testing.assert_close(merged[1], swapped[1], rtol=2**-22, atol=0)
     expected = torch.logaddexp2(_log2_total(a), _log2_total(b))
     torch.testing.assert_close(_log2_total(merged), expected, rtol=1e-6, atol=1e-6)
 
