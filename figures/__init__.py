@@ -1,5 +1,6 @@
 """The book's interactive figures. Each also works on a page without a kernel; see `_mount.py`."""
 
 from figures.life_of_scores import LifeOfScores
+from figures.online_softmax import OnlineSoftmax
 
-__all__ = ["LifeOfScores"]
+__all__ = ["LifeOfScores", "OnlineSoftmax"]

@@ -23,6 +23,7 @@ export const SHARED_CSS = `
   --bf-hbm-light: color-mix(in srgb, var(--bf-hbm) 26%, var(--bf-paper));
   --bf-hbm-mid: color-mix(in srgb, var(--bf-hbm) 55%, var(--bf-paper));
   --bf-hbm-mark: color-mix(in srgb, var(--bf-hbm) 88%, var(--bf-paper));
+  --bf-registers-mid: color-mix(in srgb, var(--bf-registers) 48%, var(--bf-paper));
   box-sizing: border-box; container-type: inline-size; max-width: 60rem; margin: 1rem 0;
   border: 1px solid var(--bf-line); border-radius: 10px; overflow: hidden;
   background: var(--bf-paper); color: var(--bf-ink);
@@ -65,8 +66,25 @@ export const SHARED_CSS = `
 .bf-choices label:hover { background: var(--bf-wash); }
 .bf-choices label:has(:checked) { background: var(--bf-ink); color: var(--bf-paper);
   font-weight: 650; }
-.bf :is(input[type="range"], select):focus-visible, .bf-choices label:has(:focus-visible) {
+.bf-transport { display: flex; align-items: center; gap: 6px; }
+.bf button { display: inline-grid; place-items: center; height: 32px; min-width: 24px; margin: 0;
+  padding: 0 9px; font: inherit; font-size: 13px; color: var(--bf-ink); background: var(--bf-paper);
+  border: 1px solid var(--bf-line); border-radius: 6px; cursor: pointer; }
+.bf button:hover { background: var(--bf-wash); border-color: var(--bf-muted); }
+.bf button svg { fill: currentColor; }
+.bf button[aria-disabled="true"] { opacity: .45; cursor: default; }
+.bf .bf-main-button { color: var(--bf-paper); background: var(--bf-ink); padding: 0 16px; }
+.bf .bf-main-button:hover { background: var(--bf-muted); }
+.bf .bf-play { width: 4.2rem; }
+.bf :is(input[type="range"], select, button):focus-visible, .bf-choices label:has(:focus-visible) {
   outline: 2px solid var(--bf-accent); outline-offset: 2px; }
+.bf-pill { border-radius: 99px; padding: 2px 10px; font-size: 12px; font-weight: 650;
+  border: 1px solid var(--bf-line); white-space: nowrap; }
+.bf-pill[data-fits="no"] { color: #fff; background: var(--bf-danger); border-color: var(--bf-danger); }
+.bf-notes { padding: 10px 16px 12px; border-top: 1px solid var(--bf-line);
+  background: var(--bf-wash); }
+.bf-keys { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-bottom: 6px; }
+.bf-keys span { display: inline-flex; align-items: center; gap: 6px; font-size: 12px; }
 @media (prefers-reduced-motion: no-preference) {
   .bf rect, .bf line { transition: x .18s, y .18s, width .18s, height .18s; }
 }
@@ -152,6 +170,15 @@ export function tensorPatterns(id) {
 /** The CSS fill of a tensor that lives in HBM. */
 export function tensorFill(id, tensor) {
   return tensor === "S" || tensor === "P" ? `url(#${id}-${tensor})` : "var(--bf-hbm-light)";
+}
+
+/** What each fill of a figure stands for: {words: style}. */
+export function swatches(styles) {
+  const swatch = ([words, style]) => {
+    const rect = svgNode("rect", { x: 1, y: 1, width: 20, height: 12, style });
+    return htmlNode("span", {}, svgNode("svg", { width: 22, height: 14, "aria-hidden": "true" }, rect), words);
+  };
+  return htmlNode("div", { class: "bf-keys" }, ...Object.entries(styles).map(swatch));
 }
 
 // ---- numbers ------------------------------------------------------------------------------------
@@ -262,4 +289,59 @@ export function select({ id, model, key, label, values }) {
   );
   const refresh = () => { input.value = model.get(key); };
   return { node: htmlNode("div", { class: "bf-control" }, head, input), refresh };
+}
+
+const ICONS = {
+  first: "M2 2h2v12h-2z M14 2v12l-9-6z",
+  back: "M12 2v12l-9-6z",
+  forward: "M4 2v12l9-6z",
+  last: "M12 2h2v12h-2z M2 2v12l9-6z",
+};
+const PLAY_INTERVAL = 1600;
+
+/** First, back, forward, last and play, over the whole numbers from 0 to `last()`. `stop` ends what
+ * is playing. */
+export function transport({ model, key, last }) {
+  let timer = null;
+  const step = () => Math.min(model.get(key), last());
+  const go = (target) => writeTo(model, key, Math.max(0, Math.min(last(), target)));
+
+  function iconButton(name, label, target) {
+    const icon = svgNode("svg", { width: 16, height: 16, viewBox: "0 0 16 16", "aria-hidden": "true" },
+      svgNode("path", { d: ICONS[name] }));
+    const button = htmlNode("button", { type: "button", "aria-label": label, "data-go": name }, icon);
+    button.addEventListener("click", () => { stop(); go(target()); });
+    return button;
+  }
+  const first = iconButton("first", "First step", () => 0);
+  const back = iconButton("back", "Step back", () => step() - 1);
+  const forward = iconButton("forward", "Step forward", () => step() + 1);
+  const end = iconButton("last", "Last step", last);
+  forward.classList.add("bf-main-button");
+  const play = htmlNode("button", { type: "button", class: "bf-play", "data-go": "play" });
+  play.addEventListener("click", () => {
+    if (timer) return stop();
+    go(step() === last() ? 0 : step() + 1);
+    timer = setInterval(tick, PLAY_INTERVAL);
+    refresh();
+  });
+
+  function tick() {
+    go(step() + 1);
+    if (step() === last()) stop();
+  }
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    refresh();
+  }
+  function refresh() {
+    play.textContent = timer ? "Pause" : "Play";
+    // aria-disabled, not disabled: a button that is switched off while it has the focus loses it.
+    [first, back].forEach((button) => button.setAttribute("aria-disabled", step() === 0));
+    [forward, end].forEach((button) => button.setAttribute("aria-disabled", step() === last()));
+  }
+  refresh();
+  const buttons = [first, back, forward, end, play];
+  return { node: htmlNode("div", { class: "bf-transport" }, ...buttons), refresh, stop };
 }

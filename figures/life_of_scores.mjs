@@ -132,10 +132,6 @@ const CSS = `
 @container (max-width: 559.9px) {
   .bf .los-heading { flex-direction: column; align-items: flex-start; }
 }
-.bf .los-pill { border-radius: 99px; padding: 2px 10px; font-size: 12px; font-weight: 650;
-  border: 1px solid var(--bf-line); white-space: nowrap; }
-.bf .los-pill[data-fits="no"] { color: #fff; background: var(--bf-danger);
-  border-color: var(--bf-danger); }
 .bf .los-stage svg { width: 100%; overflow: visible; }
 .bf .los-tensor { stroke: var(--bf-paper); stroke-width: 1; }
 .bf .los-axis { stroke: var(--bf-line); }
@@ -177,10 +173,6 @@ const CSS = `
   .bf .los-row > :nth-child(4) { grid-column: 2 / 4; text-align: center; }
   .bf .los-short { display: inline; }
 }
-.bf .los-notes { padding: 10px 16px 12px; border-top: 1px solid var(--bf-line);
-  background: var(--bf-wash); }
-.bf .los-keys { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-bottom: 6px; }
-.bf .los-keys span { display: inline-flex; align-items: center; gap: 6px; font-size: 12px; }
 `;
 
 const CHART = { left: 58, right: 4, header: 26, memory: 200, axis: 22, chip: 42 };
@@ -388,17 +380,13 @@ function tile(name) {
 
 /** What each fill stands for. */
 function keys(id) {
-  const swatch = (style, words) =>
-    htmlNode("span", {},
-      svgNode("svg", { width: 22, height: 14, "aria-hidden": "true" },
-        svgNode("rect", { x: 1, y: 1, width: 20, height: 12, style })),
-      words);
   const hbm = "stroke: var(--bf-hbm)";
-  return htmlNode("div", { class: "los-keys" },
-    swatch(`fill: ${tensorFill(id, "Q")}; ${hbm}`, "Q, K, V, O in HBM"),
-    swatch(`fill: ${tensorFill(id, "S")}; ${hbm}`, "S in HBM"),
-    swatch(`fill: ${tensorFill(id, "P")}; ${hbm}`, "P in HBM"),
-    swatch("fill: none; stroke: var(--bf-sram); stroke-width: 2", "S and P stay on the chip"));
+  return swatches({
+    "Q, K, V, O in HBM": `fill: ${tensorFill(id, "Q")}; ${hbm}`,
+    "S in HBM": `fill: ${tensorFill(id, "S")}; ${hbm}`,
+    "P in HBM": `fill: ${tensorFill(id, "P")}; ${hbm}`,
+    "S and P stay on the chip": "fill: none; stroke: var(--bf-sram); stroke-width: 2",
+  });
 }
 
 function render({ model, el }) {
@@ -416,7 +404,7 @@ function render({ model, el }) {
   ];
   const rates = htmlNode("p", { class: "bf-muted los-rates" });
   const tiles = ["score-fraction", "peak", "seconds"].map(tile);
-  const pill = htmlNode("span", { class: "los-pill" });
+  const pill = htmlNode("span", { class: "bf-pill" });
   const { svg, draw: drawTimeline } = timeline(id);
   const { node: tableNode, draw: drawTable } = table(id);
   const status = htmlNode("p", { class: "bf-hidden", role: "status" });
@@ -429,7 +417,7 @@ function render({ model, el }) {
       htmlNode("div", { class: "los-heading" }, htmlNode("span", { text: "Memory held, over time" }), pill),
       svg),
     tableNode,
-    htmlNode("div", { class: "los-notes bf-muted" }, keys(id),
+    htmlNode("div", { class: "bf-notes bf-muted" }, keys(id),
       htmlNode("p", { text: "Each kernel takes the longer of bytes ÷ bandwidth and FLOPs ÷ peak rate. " +
         "Only the two matrix products are counted as arithmetic; launches cost nothing here. " +
         "S is freed once P is complete. 1 kB is 1000 bytes." })),

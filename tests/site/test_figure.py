@@ -118,7 +118,7 @@ def test_a_screen_reader_hears_the_same_numbers(figure):
     assert "fits" in status.inner_text()
     move_slider(shown, "sequence_length", 10)
     assert "does not fit: kernel 1" in status.inner_text()
-    assert shown.locator(".los-pill").inner_text() == "does not fit in 80 GB"
+    assert shown.locator(".bf-pill").inner_text() == "does not fit in 80 GB"
 
 
 def test_the_timeline_holds_each_tensor_while_it_lives(figure):
@@ -133,7 +133,7 @@ def test_the_timeline_holds_each_tensor_while_it_lives(figure):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_moves_when_the_numbers_change(figure, width):
     shown = figure(width=width)
-    parts = [".bf-controls", ".los-tiles", ".los-stage svg", ".los-table", ".los-notes"]
+    parts = [".bf-controls", ".los-tiles", ".los-stage svg", ".los-table", ".bf-notes"]
     places = set()
     for n, heads, dtype, gpu in [
         (0, 0, "fp16", "H200"),
