@@ -203,7 +203,8 @@ def _gpu_environment() -> dict:
         )
     from instruments.records import environment
 
-    return environment()
+    # How to repeat it, without the folder that this machine happened to write to.
+    return environment() | {"command": "python -m scripts.notebooks record"}
 
 
 def strip(notebook: NotebookNode) -> None:
