@@ -3,7 +3,10 @@
 Each figure is one JavaScript module (`NAME.mjs`) that exports `default {render({model, el})}` and
 asks nothing of Python but its state. In a running notebook anywidget gives the module its model.
 On the built site there is no kernel: the figure's output also holds a `<div>` with the same state,
-and `mount.js` gives the module a small model of its own. `_shared.mjs` comes first in both.
+and `mount.js` gives the module a small model of its own.
+
+What all figures share is in `_shared.mjs`. A notebook gets its text before the figure's own; a page
+loads it once, as a script of its own, and each figure's script takes the shared names from there.
 """
 
 from __future__ import annotations
@@ -28,17 +31,34 @@ def module_source(name: str) -> str:
     return shared + "\n" + (HERE / f"{name}.mjs").read_text("utf-8")
 
 
+def shared_script() -> str:
+    """`_shared.mjs` as a classic script, which also runs from file://: sets `bookShared`."""
+    source = (HERE / "_shared.mjs").read_text("utf-8")
+    return as_function(f"{source}\nglobalThis.bookShared = {{ {', '.join(shared_names())} }};")
+
+
+def shared_names() -> list[str]:
+    source = (HERE / "_shared.mjs").read_text("utf-8")
+    return re.findall(r"^export (?:function|const) (\w+)", source, re.M)
+
+
 def classic_script(name: str) -> str:
-    """The same as a classic script, which also runs from file://: sets `bookFigures[name]`."""
-    source = module_source(name)
+    """The figure's own module as a classic script, to run after `shared_script`: sets
+    `bookFigures[name]`."""
+    source = (HERE / f"{name}.mjs").read_text("utf-8")
     if len(re.findall(r"^export default ", source, re.M)) != 1:
         raise ValueError(
             f"{name}.mjs must have exactly one `export default` at the start of a line."
         )
     if re.search(r"^import\b", source, re.M):
-        raise ValueError(f"{name}.mjs must not import: _shared.mjs is already part of it.")
+        raise ValueError(f"{name}.mjs must not import: the names of _shared.mjs are there already.")
     target = f"(globalThis.bookFigures ??= {{}})[{json.dumps(name)}] = "
     source = re.sub(r"^export default ", target, source, flags=re.M)
+    return as_function(f"const {{ {', '.join(shared_names())} }} = bookShared;\n{source}")
+
+
+def as_function(source: str) -> str:
+    """A module's text as a script that leaves no names behind."""
     source = re.sub(r"^export (?=function|const|class)", "", source, flags=re.M)
     return f"(() => {{\n{source}\n}})();\n"
 

@@ -1,5 +1,5 @@
-// What every figure of the book shares. This text is placed before each figure's own module, in a
-// notebook and on the site alike, so a figure imports nothing and uses these names directly.
+// What every figure of the book shares. A figure imports nothing and uses the names exported here
+// directly: in a notebook this text stands before its own, and a page loads it once for all figures.
 //
 // The book's visual language, the same in every figure:
 //   a hue says where a value lives   HBM (amber), on-chip SRAM (teal), registers (violet)

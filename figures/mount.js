@@ -28,15 +28,18 @@
     loading[name] ??= new Promise((resolve, reject) => {
       const script = document.createElement("script");
       script.src = new URL(`./${name}.js`, here).href;
-      script.onload = () => resolve(globalThis.bookFigures[name]);
-      script.onerror = () => reject(new Error(`figure ${name} did not load from ${script.src}`));
+      script.async = false; // scripts that are loaded together run in the order they were asked for
+      script.onload = resolve;
+      script.onerror = () => reject(new Error(`${name}.js did not load from ${script.src}`));
       document.head.append(script);
     });
     return loading[name];
   }
 
   async function mount(element) {
-    const figure = await load(element.dataset.figure);
+    const name = element.dataset.figure;
+    await Promise.all([load("_shared"), load(name)]);
+    const figure = globalThis.bookFigures[name];
     const alternative = element.querySelector(".book-figure-alternative");
     figure.render({ model: new PageModel(JSON.parse(element.dataset.state)), el: element });
     alternative.remove();

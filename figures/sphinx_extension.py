@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import figures
-from figures._mount import HERE, classic_script
+from figures._mount import HERE, classic_script, shared_script
 
 # Where `npm ci` puts MathJax, and what of it the site needs: the TeX input with the extensions it
 # loads on demand, the CHTML output's fonts, and the accessibility menu with its speech rules.
@@ -59,6 +59,7 @@ def write_assets(app: Sphinx, exception: Exception | None) -> None:
     target = static / "figures"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(HERE / "mount.js", target / "mount.js")
+    (target / "_shared.js").write_text(shared_script(), "utf-8")
     for module in HERE.glob("[!_]*.mjs"):
         (target / f"{module.stem}.js").write_text(classic_script(module.stem), "utf-8")
     if MATHJAX.is_dir():

@@ -10,7 +10,7 @@ import pytest
 
 import figures
 from figures import _mount
-from figures._mount import HERE, classic_script, module_source, static_html
+from figures._mount import HERE, classic_script, module_source, shared_script, static_html
 
 MODULES = sorted(path.stem for path in HERE.glob("[!_]*.mjs"))
 
@@ -58,17 +58,26 @@ def test_without_javascript_it_says_what_it_shows():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_classic_script_is_one(module, tmp_path):
-    script = classic_script(module)
-    assert not re.search(r"^(import|export)\b", script, re.M)
-    assert len(script.encode()) <= 60_000
+def test_on_a_page_the_shared_script_comes_before_the_figures(module, tmp_path):
+    scripts = {"_shared.js": shared_script(), "figure.js": classic_script(module)}
+    for (name, script), limit in zip(scripts.items(), (30_000, 60_000), strict=True):
+        assert not re.search(r"^(import|export)\b", script, re.M)
+        assert len(script.encode()) <= limit
+        (tmp_path / name).write_text(script, "utf-8")
     if node := shutil.which("node"):
-        path = tmp_path / "figure.js"
-        path.write_text(script, "utf-8")
-        run = f"require({json.dumps(str(path))});"
+        run = 'require("./_shared.js"); require("./figure.js");'
         tell = f"process.stdout.write(typeof bookFigures[{json.dumps(module)}].render)"
-        answer = subprocess.run([node, "-e", run + tell], capture_output=True, text=True)
+        answer = subprocess.run(
+            [node, "-e", run + tell], cwd=tmp_path, capture_output=True, text=True
+        )
         assert answer.stdout == "function", answer.stderr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_figure_holds_nothing_of_what_is_shared(module):
+    first_words = "What every figure of the book shares"
+    assert first_words in shared_script() and first_words in module_source(module)
+    assert first_words not in classic_script(module)
 
 
 @pytest.mark.parametrize("source", ["const a = 1;", 'import a from "./a.mjs";\nexport default {};'])

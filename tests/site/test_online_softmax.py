@@ -366,5 +366,6 @@ def test_it_keeps_still_for_who_asks_for_it(figure):
 def test_two_figures_share_a_page(figure):
     page = figure().page
     assert page.locator(".bf").count() == 2
+    assert page.locator("script[src$='/figures/_shared.js']").count() == 1
     identifiers = page.eval_on_selector_all("[id]", "(nodes) => nodes.map((node) => node.id)")
     assert len(identifiers) == len(set(identifiers))
