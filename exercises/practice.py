@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -39,6 +40,17 @@ _ARGUMENTS = [
 _ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """The outcome of a test that can say nothing on this machine, and why."""
+
+    reason: str
+
+
+# None if the test passed; a string says what went wrong.
+Outcome = str | Skipped | None
+
+
 def check(name: str, attempt: object) -> None:
     """Run an exercise's public tests on your solution and print one line a test.
 
@@ -55,18 +67,17 @@ def check(name: str, attempt: object) -> None:
     report(run_tests(find(name), attempt))
 
 
-def report(outcomes: dict[str, str | None]) -> bool:
+def report(outcomes: dict[str, Outcome]) -> bool:
     """Print one line a test, or one for all if all fail alike, and the sum; tell whether all passed."""
-    if len(set(outcomes.values())) == 1 and all(outcomes.values()):
+    judged = [outcome for outcome in outcomes.values() if not isinstance(outcome, Skipped)]
+    if len(set(judged)) == 1 and judged[0] is not None:
         # Not written yet, or it does not compile: once is enough.
-        print(f"✗ every test: {next(iter(outcomes.values()))}")
-        print(f"0 of {len(outcomes)} tests passed.")
+        print(f"✗ every test: {judged[0]}")
+        print(f"0 of {len(judged)} tests passed.")
         return False
-    for test, message in outcomes.items():
-        label = test.removeprefix("test_").replace("_", " ")
-        print(f"✗ {label}: {message}" if message else f"✓ {label}")
-    passed = sum(message is None for message in outcomes.values())
-    total = len(outcomes)
+    for test, outcome in outcomes.items():
+        print(_line(test.removeprefix("test_").replace("_", " "), outcome))
+    passed, total = judged.count(None), len(judged)
     advice = "" if passed == total else " Begin with the first ✗: the others may follow from it."
     print(
         f"{passed} of {total} tests passed.{advice} This is practice: marks come from the grader."
@@ -74,8 +85,19 @@ def report(outcomes: dict[str, str | None]) -> bool:
     return passed == total
 
 
-def run_tests(exercise: Exercise, attempt: object) -> dict[str, str | None]:
-    """Run the public tests: each test's name with None if it passed, else with what went wrong."""
+def _line(label: str, outcome: Outcome) -> str:
+    if outcome is None:
+        return f"✓ {label}"
+    if isinstance(outcome, Skipped):
+        return f"– {label}: {outcome.reason}"
+    return f"✗ {label}: {outcome}"
+
+
+def run_tests(exercise: Exercise, attempt: object) -> dict[str, Outcome]:
+    """Run the public tests: each test's name with None if it passed, else with what went wrong.
+
+    A test that skips itself, or one of its cases, is :class:`Skipped`, unless another case fails.
+    """
     plugin = _Practice(exercise, _function(exercise, attempt))
     tests = exercise.folder / "test_public.py"
     modules = set(sys.modules)
@@ -127,7 +149,7 @@ class _Practice:
     """A pytest plugin: hands the learner's function to the tests and keeps what came of each."""
 
     def __init__(self, exercise: Exercise, function) -> None:
-        self.outcomes: dict[str, str | None] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self.interrupted = False
         self._namespace = SimpleNamespace(**{exercise.function: function})
         code = getattr(function, "__code__", None)
@@ -145,10 +167,18 @@ class _Practice:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Function, call: pytest.CallInfo):
         # A test with several cases has one line, which tells of the first case that fails.
-        message = _describe(call.excinfo.value, self._file) if call.excinfo else None
-        name = item.originalname
-        self.outcomes[name] = self.outcomes.get(name) or message
+        before = self.outcomes.get(item.originalname)
+        if not isinstance(before, str):
+            self.outcomes[item.originalname] = self._outcome(call) or before
         return (yield)
+
+    def _outcome(self, call: pytest.CallInfo) -> Outcome:
+        if call.excinfo is None:
+            return None
+        error = call.excinfo.value
+        if isinstance(error, pytest.skip.Exception):
+            return Skipped(error.msg)
+        return _describe(error, self._file)
 
     def pytest_keyboard_interrupt(self) -> None:
         self.interrupted = True

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,8 @@ from triton.compiler import CompilationError
 import exercises
 import kernels
 from exercises import catalogue, practice
-from exercises.catalogue import ExerciseError
+from exercises.catalogue import Exercise, ExerciseError
+from exercises.practice import Skipped
 from scripts.environment import ROOT
 
 ROW_SOFTMAX = catalogue.find("row_softmax")
@@ -69,6 +71,58 @@ def test_a_failing_test_says_what_is_probably_wrong(capfd):
         "allocate the output with dtype=values.dtype."
     ]
     assert "Begin with the first ✗" in out.splitlines()[-1]
+
+
+SOME_SKIP = """
+import pytest
+
+def test_double(student):
+    assert student.double(2) == 4, "not doubled"
+
+@pytest.mark.parametrize("case", ["passes", "skips", "fails"])
+def test_cases(student, case):
+    if case == "skips":
+        pytest.skip("not here")
+    assert case == "passes" or student.double(3) == 6, "not doubled"
+
+def test_speed(student):
+    pytest.skip("only on Sundays")
+"""
+
+
+def run_some_that_skip(folder: Path, double) -> dict:
+    (folder / "test_public.py").write_text(SOME_SKIP)
+    return practice.run_tests(Exercise(folder, "Double", "01", "double", [], [], {}), double)
+
+
+def test_a_skipped_test_is_neither_passed_nor_failed(tmp_path, capfd):
+    outcomes = run_some_that_skip(tmp_path, lambda number: 2 * number)
+    assert outcomes == {
+        "test_double": None,
+        "test_cases": Skipped("not here"),
+        "test_speed": Skipped("only on Sundays"),
+    }
+    assert practice.report(outcomes)
+    *lines, total = capfd.readouterr().out.splitlines()
+    assert lines == ["✓ double", "– cases: not here", "– speed: only on Sundays"]
+    assert total.startswith("1 of 1 tests passed.")
+
+
+def test_a_case_that_fails_outweighs_one_that_skips(tmp_path, capfd):
+    outcomes = run_some_that_skip(tmp_path, lambda number: 4 if number == 2 else 0)
+    assert outcomes["test_cases"] == "not doubled"
+    assert not practice.report(outcomes)
+    *lines, total = capfd.readouterr().out.splitlines()
+    assert lines == ["✓ double", "✗ cases: not doubled", "– speed: only on Sundays"]
+    assert total.startswith("1 of 2 tests passed.")
+
+
+def test_what_every_test_says_is_said_once_though_some_skip(tmp_path, capfd):
+    assert not practice.report(run_some_that_skip(tmp_path, lambda number: 0))
+    assert capfd.readouterr().out.splitlines() == [
+        "✗ every test: not doubled",
+        "0 of 2 tests passed.",
+    ]
 
 
 @pytest.mark.parametrize(
