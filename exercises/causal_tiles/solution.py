@@ -14,7 +14,7 @@ def classify_tiles(seq_query: int, seq_key: int, block_m: int, block_n: int) -> 
         int8, one element a tile: 0 hidden, 1 partly visible, 2 full.
     """
     ### BEGIN SOLUTION
-    ### tell the kind of every tile: a row for each tile of queries, a column for each tile of keys.
+    ### tell the kind of every tile: a row for each tile of queries, a column for each of keys.
     offset = seq_key - seq_query  # query r sees the keys up to r + offset
     first_query = torch.arange(0, seq_query, block_m)[:, None]
     last_query = (first_query + block_m).clamp(max=seq_query) - 1

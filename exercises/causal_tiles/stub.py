@@ -13,5 +13,5 @@ def classify_tiles(seq_query: int, seq_key: int, block_m: int, block_n: int) -> 
     Returns:
         int8, one element a tile: 0 hidden, 1 partly visible, 2 full.
     """
-    # Your turn: tell the kind of every tile: a row for each tile of queries, a column for each tile of keys.
+    # Your turn: tell the kind of every tile: a row for each tile of queries, a column for each of keys.
     raise NotImplementedError("classify_tiles is not written yet")

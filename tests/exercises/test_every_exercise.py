@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import itertools
 import re
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def lost(exercise: Exercise, path: Path) -> set[str]:
 
 
 def should_lose(path: Path) -> set[str]:
-    first = path.read_text("utf-8").splitlines()[0]
-    return set(re.fullmatch(r"# loses: (test_\w+(?:, test_\w+)*)", first)[1].split(", "))
+    """The tests that the comment at the head of a file names."""
+    head = itertools.takewhile(lambda line: line[:2] == "# ", path.read_text("utf-8").splitlines())
+    comment = " ".join(line[2:] for line in head)
+    return set(re.fullmatch(r"loses: (test_\w+(?:, test_\w+)*)", comment)[1].split(", "))
 
 
 def code_cells(chapter: str) -> list[str]:

@@ -1,4 +1,5 @@
-# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries, test_every_shape, test_long_sequences
+# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries,
+# test_every_shape, test_long_sequences
 """A block's end, one past its last query, is taken for the last query."""
 
 import torch

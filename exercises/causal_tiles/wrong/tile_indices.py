@@ -1,4 +1,5 @@
-# loses: test_single_scores, test_unequal_sides, test_last_keys, test_last_queries, test_every_shape
+# loses: test_single_scores, test_unequal_sides, test_last_keys, test_last_queries,
+# test_every_shape
 """A tile's place is compared as if tiles were square."""
 
 import torch

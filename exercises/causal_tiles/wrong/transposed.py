@@ -1,4 +1,5 @@
-# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries, test_last_keys, test_last_queries, test_no_tiles, test_every_shape, test_long_sequences
+# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries,
+# test_last_keys, test_last_queries, test_no_tiles, test_every_shape, test_long_sequences
 """A row a tile of keys, and a column a tile of queries."""
 
 import torch

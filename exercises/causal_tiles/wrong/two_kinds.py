@@ -1,4 +1,5 @@
-# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries, test_last_keys, test_last_queries, test_every_shape, test_long_sequences
+# loses: test_square, test_single_scores, test_unequal_sides, test_more_keys, test_more_queries,
+# test_last_keys, test_last_queries, test_every_shape, test_long_sequences
 """Whatever is not hidden is called full."""
 
 import torch
