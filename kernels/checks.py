@@ -73,6 +73,16 @@ def check_matrix(name: str, tensor: torch.Tensor) -> None:
     _check_device(name, tensor)
 
 
+def check_block_size(name: str, size: int) -> None:
+    """Check a tile size that the caller chose.
+
+    Raises:
+        ValueError: it is no power of two from 16, which is the least that a tensor core takes.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size & (size - 1):
+        raise ValueError(f"{name} must be a power of two of at least 16, got {size!r}")
+
+
 def _check_device(name: str, tensor: torch.Tensor) -> None:
     if not kernels.INTERPRETED and not tensor.is_cuda:
         raise ValueError(

@@ -8,6 +8,13 @@ import torch
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities of the GPUs that the book compiles for: Ampere to Blackwell."""
 
+SHARED_BYTES = dict.fromkeys((86, 89, 120), 99 * 1024) | {
+    80: 163 * 1024,
+    90: 227 * 1024,
+    100: 227 * 1024,
+}
+"""The most shared memory that one program may have, in bytes, by compute capability."""
+
 POINTER_TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
 
@@ -38,3 +45,10 @@ class Configuration:
 def strides(rank: int) -> tuple[str, ...]:
     """Types of the strides of a tensor whose last dimension is contiguous."""
     return ("i32",) * (rank - 1) + ("unit",)
+
+
+def shared_bytes(tensor: torch.Tensor) -> int:
+    """The most shared memory that one program may have on a tensor's device; on the CPU, the H200's."""
+    if not tensor.is_cuda:
+        return SHARED_BYTES[90]
+    return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin

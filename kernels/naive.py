@@ -20,19 +20,10 @@ import triton.language as tl
 
 from kernels.checks import DTYPES, check_attention_inputs, launch_device
 from kernels.configurations import POINTER_TYPES, Configuration, strides
+from kernels.tiles import tile_pointers
 
 # A row of scores up to this long is held in registers whole; a longer one is read three times.
 LONGEST_ROW_IN_REGISTERS = 32768
-
-
-@triton.jit
-def tile_pointers(base, rows, columns, row_stride, column_stride):
-    """Addresses of a tile, [ROWS, COLUMNS], in 64 bits: S alone can pass 2³¹ elements."""
-    return (
-        base
-        + rows[:, None].to(tl.int64) * row_stride
-        + columns[None, :].to(tl.int64) * column_stride
-    )
 
 
 @triton.jit

@@ -8,9 +8,8 @@ A row of scores x has a maximum m and a sum ℓ of exp(x - m), and softmax is ex
 so that a row can be read block by block (:func:`online_softmax_update`) or by several programs at once
 (:func:`merge_statistics`). Every later kernel of the book is built on these two functions.
 
-Both work in base 2, because the hardware's exponential is 2**x. Scores are multiplied by ``scale_log2``,
-the scale times log2(e), in the same instruction that subtracts the maximum, so changing the base and
-scaling cost nothing. A running maximum is kept in that base: times ``scale_log2`` already.
+Both work in base 2, because the hardware's exponential is 2**x: exp(x) is 2**(x log2(e)) there, at the cost
+of one multiplication. ``scale_log2``, the scale times log2(e), puts the scale of attention into it as well.
 
 Four ways to the same probabilities, by how often they read a row: :func:`three_pass_softmax`,
 :func:`two_pass_softmax`, :func:`fused_softmax` (once: the row stays in registers) and
@@ -43,13 +42,14 @@ SPLIT = 8192
 
 @triton.jit
 def shifted_exponentials(scores, shift, scale_log2):
-    """2**(scores * scale_log2 - shift) of a tile [BLOCK_M, BLOCK_N]; shift is [BLOCK_M].
+    """2**((scores - shift) * scale_log2) of a tile [BLOCK_M, BLOCK_N]; shift is [BLOCK_M].
 
-    One fused multiply-add and one exponential an element. The product is not rounded before the
-    subtraction, so scores of 10 000 are as exact as scores of 1; and ``shift`` may be any number near
-    the maximum as long as a row uses the same one throughout, since it cancels against the sum.
+    Subtracted first: the difference of two close numbers is exact in floating point, so the largest score
+    gives exactly 1, however large it is. (One fused multiply-add, scores * scale_log2 minus a maximum
+    multiplied before, would save an instruction, but that maximum is rounded: at scores of 10 000 the
+    largest exponential is then off by up to one part in a thousand.)
     """
-    return tl.exp2(tl.fma(scores, scale_log2, -shift[:, None]))
+    return tl.exp2((scores - shift[:, None]) * scale_log2)
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def online_softmax_update(scores, running_max, running_sum, scale_log2):
 
     Args:
         scores: [BLOCK_M, BLOCK_N], float32, not yet scaled; minus infinity where hidden.
-        running_max: [BLOCK_M], largest score so far times ``scale_log2``; minus infinity at first.
+        running_max: [BLOCK_M], largest score so far; minus infinity at first.
         running_sum: [BLOCK_M], sum of exponentials so far, relative to ``running_max``; 0 at first.
         scale_log2: scale times log2(e), greater than 0.
 
@@ -67,21 +67,22 @@ def online_softmax_update(scores, running_max, running_sum, scale_log2):
         accumulated relative to the old maximum must be multiplied; ``exponentials``
         [BLOCK_M, BLOCK_N] of this tile, relative to the new maximum.
     """
-    new_max = tl.maximum(running_max, tl.max(scores, axis=1) * scale_log2)
+    new_max = tl.maximum(running_max, tl.max(scores, axis=1))
     # While a row has seen nothing its maximum is -inf, and -inf - -inf is NaN: subtract 0 there.
     shift = tl.where(new_max == float("-inf"), 0.0, new_max)
     exponentials = shifted_exponentials(scores, shift, scale_log2)
-    rescale = tl.exp2(running_max - shift)
+    rescale = tl.exp2((running_max - shift) * scale_log2)
     running_sum = running_sum * rescale + tl.sum(exponentials, axis=1)
     return new_max, running_sum, rescale, exponentials
 
 
 @triton.jit
-def merge_statistics(max_a, sum_a, max_b, sum_b):
+def merge_statistics(max_a, sum_a, max_b, sum_b, scale_log2):
     """Statistics of two parts of a row, as one: associative, commutative, with identity (-inf, 0).
 
     Args:
-        max_a, sum_a, max_b, sum_b: maxima in base 2 and sums relative to them, any one shape.
+        max_a, sum_a, max_b, sum_b: largest scores, and sums relative to them; any one shape.
+        scale_log2: scale times log2(e), as the sums were computed with.
 
     Returns:
         The merged maximum and sum, and the factors ``rescale_a`` and ``rescale_b`` by which what was
@@ -89,8 +90,8 @@ def merge_statistics(max_a, sum_a, max_b, sum_b):
     """
     merged_max = tl.maximum(max_a, max_b)
     shift = tl.where(merged_max == float("-inf"), 0.0, merged_max)
-    rescale_a = tl.exp2(max_a - shift)
-    rescale_b = tl.exp2(max_b - shift)
+    rescale_a = tl.exp2((max_a - shift) * scale_log2)
+    rescale_b = tl.exp2((max_b - shift) * scale_log2)
     return merged_max, sum_a * rescale_a + sum_b * rescale_b, rescale_a, rescale_b
 
 
@@ -134,7 +135,7 @@ def three_pass_kernel(
         block_max = tl.maximum(block_max, scores)
     row_max = tl.max(block_max, axis=1)
 
-    shift = tl.where(row_max == float("-inf"), 0.0, row_max * scale_log2)
+    shift = tl.where(row_max == float("-inf"), 0.0, row_max)
     block_sum = tl.zeros([1, BLOCK_N], dtype=tl.float32)
     for start in range(0, length, BLOCK_N):
         columns = block_columns(start, BLOCK_N)
@@ -278,7 +279,11 @@ def split_normalise_kernel(
     for split in range(splits):
         place = row * splits + split + tl.arange(0, 1)
         row_max, row_sum, _, _ = merge_statistics(
-            row_max, row_sum, tl.load(split_max_ptr + place), tl.load(split_sum_ptr + place)
+            row_max,
+            row_sum,
+            tl.load(split_max_ptr + place),
+            tl.load(split_sum_ptr + place),
+            scale_log2,
         )
 
     values_row = values_ptr + row * value_strides[0]

@@ -48,18 +48,28 @@ class Cell:
         return f"{dtype}-d{self.head_dim}-{sizes}-{causal}-{self.layout}"
 
 
-def full_grid(head_dims=HEAD_DIMS, dtypes=DTYPES) -> list[Cell]:
-    """Every combination; for the GPU."""
-    axes = (dtypes, head_dims, LENGTHS, HEADS, (False, True), LAYOUTS)
-    return [Cell(*values) for values in itertools.product(*axes)]
+def full_grid(head_dims=HEAD_DIMS, dtypes=DTYPES, **axes) -> list:
+    """Every combination; for the GPU. With more axes, tuples of a cell and a value of each."""
+    return _cells(itertools.product(*_axes(head_dims, dtypes), *axes.values()))
 
 
-def pairwise_grid(head_dims=HEAD_DIMS, dtypes=DTYPES) -> list[Cell]:
+def pairwise_grid(head_dims=HEAD_DIMS, dtypes=DTYPES, **axes) -> list:
     """A selection in which every pair of values of two axes meets; for the interpreter."""
     from allpairspy import AllPairs
 
-    axes = [list(dtypes), list(head_dims), LENGTHS, HEADS, [False, True], LAYOUTS]
-    return [Cell(*values) for values in AllPairs(axes)]
+    return _cells(AllPairs([*_axes(head_dims, dtypes), *map(list, axes.values())]))
+
+
+def _axes(head_dims, dtypes) -> list[list]:
+    return [list(dtypes), list(head_dims), list(LENGTHS), list(HEADS), [False, True], list(LAYOUTS)]
+
+
+def _cells(combinations) -> list:
+    cells = []
+    for values in combinations:
+        cell, others = Cell(*values[:6]), values[6:]
+        cells.append((cell, *others) if others else cell)
+    return cells
 
 
 def make_inputs(cell: Cell) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import naive, reference
+from tests.kernels.bad_input import BAD_ATTENTION_INPUTS, GOOD_ATTENTION_INPUTS
 from tests.kernels.grid import (
     DTYPES,
     assert_matches_oracle,
@@ -116,59 +117,14 @@ def test_the_order_of_the_keys_does_not_matter(seq_query, seq_key, seed):
     assert error.within(reference.error_budget(query, key, value))
 
 
-def _tensor(*shape, dtype=torch.float32):
-    return torch.zeros(shape, dtype=dtype, device=kernels.device())
-
-
-GOOD = {"query": _tensor(2, 4, 3, 16), "key": _tensor(2, 2, 5, 16), "value": _tensor(2, 2, 5, 16)}
-BAD = [
-    ("query is a list", {"query": [1.0]}, TypeError, "query must be a torch.Tensor, got list"),
-    ("rank 3", {"key": _tensor(2, 5, 16)}, ValueError, "key must have 4 dimensions"),
-    (
-        "float64",
-        {"query": _tensor(2, 4, 3, 16, dtype=torch.float64)},
-        TypeError,
-        "float64; accepted",
-    ),
-    (
-        "mixed dtypes",
-        {"value": _tensor(2, 2, 5, 16, dtype=torch.float16)},
-        TypeError,
-        "value has dtype torch.float16, but query has torch.float32",
-    ),
-    ("mixed devices", {"key": GOOD["key"].to("meta")}, ValueError, "key is on meta, but query"),
-    ("batch", {"key": _tensor(3, 2, 5, 16)}, ValueError, "key has shape"),
-    ("head_dim differs", {"key": _tensor(2, 2, 5, 32)}, ValueError, "key has shape"),
-    ("value length", {"value": _tensor(2, 2, 6, 16)}, ValueError, "value has shape"),
-    (
-        "head count",
-        {"key": _tensor(2, 3, 5, 16), "value": _tensor(2, 3, 5, 16)},
-        ValueError,
-        "4 heads, which is not a multiple of key's 3",
-    ),
-    (
-        "head_dim 8",
-        {name: _tensor(2, 2, 5, 8) for name in GOOD},
-        ValueError,
-        "head_dim 8; accepted: 16 to 256",
-    ),
-    ("scale NaN", {"scale": float("nan")}, ValueError, "scale must be finite"),
-    ("scale 0", {"scale": 0.0}, ValueError, "scale must be finite and greater than 0, got 0.0"),
-    ("scale infinite", {"scale": float("inf")}, ValueError, "scale must be finite"),
-    ("scale text", {"scale": "1"}, TypeError, "scale must be a number or None, got str"),
-]
-
-
-@pytest.mark.parametrize(
-    ("changed", "error", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD]
-)
+@pytest.mark.parametrize(("changed", "error", "message"), BAD_ATTENTION_INPUTS)
 def test_bad_input_is_refused_before_any_launch(changed, error, message, monkeypatch):
     def launched(*_, **__):
         raise AssertionError("a kernel was launched")
 
     monkeypatch.setattr(type(naive.scores_kernel), "run", launched)
     with pytest.raises(error, match=message):
-        naive.attention(**(GOOD | changed))
+        naive.attention(**(GOOD_ATTENTION_INPUTS | changed))
 
 
 @pytest.mark.gpu

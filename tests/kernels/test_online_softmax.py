@@ -136,13 +136,14 @@ def test_the_average_never_stores_a_probability_and_is_the_same(rows, columns, s
 
 @triton.jit
 def merge_kernel(max_a_ptr, sum_a_ptr, max_b_ptr, sum_b_ptr, max_ptr, sum_ptr, BLOCK: tl.constexpr):
-    """merge_statistics of two vectors of pairs."""
+    """merge_statistics of two vectors of pairs whose scores are in base 2."""
     index = tl.arange(0, BLOCK)
     merged_max, merged_sum, _, _ = online_softmax.merge_statistics(
         tl.load(max_a_ptr + index),
         tl.load(sum_a_ptr + index),
         tl.load(max_b_ptr + index),
         tl.load(sum_b_ptr + index),
+        1.0,
     )
     tl.store(max_ptr + index, merged_max)
     tl.store(sum_ptr + index, merged_sum)
