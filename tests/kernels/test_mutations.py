@@ -1,0 +1,124 @@
+"""Planted bugs must fail the checks, and the kernels as they are must pass the same ones.
+
+A bug that survives is a hole in the checks, not in the kernel.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from unittest import mock
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels import mutations, test_online_softmax
+from tests.kernels.grid import Cell, assert_matches_oracle, exact_score_inputs, make_inputs
+from tests.kernels.mutations import Mutation
+
+pytestmark = pytest.mark.skipif(
+    not kernels.INTERPRETED,
+    reason="a planted bug may read beyond a tensor, and on a GPU that ends every test after it",
+)
+
+
+def cell(*lengths: int, causal=False, heads=(1, 1), dtype=torch.float32) -> Cell:
+    """A small cell of the correctness grid."""
+    return Cell(dtype, 16, lengths, heads, causal, "contiguous")
+
+
+RAGGED = cell(63, 111)
+GROUPED_CAUSAL = cell(63, 111, causal=True, heads=(4, 2), dtype=torch.float16)
+ROWS_THAT_SEE_NOTHING = cell(111, 63, causal=True)
+# The first 64 queries of 65 see one key more than fills whole tiles of keys.
+LAST_KEY_IN_A_TILE_OF_ITS_OWN = cell(65, 66, causal=True)
+
+
+def check_attention(attention: Callable, **options) -> None:
+    """The grid's kinds of input, at the smallest size."""
+    for each in (RAGGED, GROUPED_CAUSAL, ROWS_THAT_SEE_NOTHING, LAST_KEY_IN_A_TILE_OF_ITS_OWN):
+        assert_matches_oracle(attention, *make_inputs(each), causal=each.causal, **options)
+    extreme = exact_score_inputs(torch.float16, 1024, lengths=(33, 300), head_dim=16)
+    assert_matches_oracle(attention, *extreme, scale=1.0)
+
+
+def check_naive(module: ModuleType) -> None:
+    check_attention(module.attention, rounded_scores=True)
+    module.LONGEST_ROW_IN_REGISTERS = 32
+    long = exact_score_inputs(torch.float32, 1024, lengths=(3, 4099), head_dim=16)
+    assert_matches_oracle(module.attention, *long, scale=1.0)
+    for each in (RAGGED, ROWS_THAT_SEE_NOTHING):
+        assert_matches_oracle(module.attention, *make_inputs(each), causal=each.causal)
+
+
+def check_softmaxes(module: ModuleType) -> None:
+    tests = test_online_softmax
+    for name in tests.SOFTMAXES:
+        softmax = getattr(module, f"{name}_softmax")
+        tests.test_matches_float64(softmax, 111, torch.float32)
+        tests.test_hidden_elements_and_hidden_rows(softmax, torch.float16)
+        tests.test_values_that_rise_block_after_block_are_rescaled(softmax)
+    average = tests.test_the_average_never_stores_a_probability_and_is_the_same
+    with mock.patch.object(tests, "online_softmax", module):
+        # Two of these three rows of two blocks have their largest score in the second.
+        average.hypothesis.inner_test(rows=3, columns=3000, seed=5)
+
+
+def check_swapped(module: ModuleType) -> None:
+    check_attention(module.attention)
+
+
+def check_printed(module: ModuleType) -> None:
+    check_attention(module.printed_attention)
+
+
+SUBJECTS = {
+    "naive": (mutations.NAIVE, check_naive, mutations.NAIVE_MUTATIONS),
+    "online_softmax": (
+        mutations.ONLINE_SOFTMAX,
+        check_softmaxes,
+        mutations.ONLINE_SOFTMAX_MUTATIONS,
+    ),
+    "flash1 swapped": (
+        mutations.FLASH1,
+        check_swapped,
+        mutations.HELPER_MUTATIONS + mutations.SWAPPED_MUTATIONS,
+    ),
+    "flash1 printed": (
+        mutations.FLASH1,
+        check_printed,
+        mutations.HELPER_MUTATIONS + mutations.PRINTED_MUTATIONS,
+    ),
+}
+PLANTED = [
+    pytest.param(modules, check, mutation, id=f"{name}: {mutation}")
+    for name, (modules, check, planted) in SUBJECTS.items()
+    for mutation in planted
+]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_kernel_as_it_is_passes(name, tmp_path):
+    modules, check, _ = SUBJECTS[name]
+    check(mutations.load(modules, tmp_path))
+
+
+@pytest.mark.parametrize(("modules", "check", "mutation"), PLANTED)
+# What a bug computes with infinities and zeros, NumPy remarks upon.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_planted_bug_is_caught(modules, check, mutation, tmp_path):
+    broken = mutations.load(modules, tmp_path, mutation)
+    with pytest.raises(AssertionError):
+        check(broken)
+
+
+def test_a_mutation_that_no_longer_fits_its_module_is_named():
+    mutation = Mutation("no rescale", "kernels.flash1", "old", "new", times=2)
+    assert mutation.apply("old old") == "new new"
+    with pytest.raises(ValueError, match="'no rescale' expects 'old' 2 times in .*, found it 1"):
+        mutation.apply("old")
+
+
+def test_a_mutation_of_another_module_is_refused(tmp_path):
+    mutation = Mutation("no rescale", "kernels.flash1", "old", "new")
+    with pytest.raises(ValueError, match="kernels.flash1 is not one of kernels.naive"):
+        mutations.load(("kernels.naive",), tmp_path, mutation)
