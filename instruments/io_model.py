@@ -108,6 +108,115 @@ def naive_compulsory(shape: AttentionShape) -> dict[tuple[str, str], Bytes]:
     }
 
 
+def printed_requested(
+    shape: AttentionShape, block_n: int | None = None
+) -> dict[tuple[str, str], Bytes]:
+    """Bytes that FlashAttention-1 requests with the keys in its outer loop, as Algorithm 1 prints it.
+
+    A mask saves nothing, and neither does a larger tile of queries: only ``block_n`` counts.
+    """
+    from kernels import flash1
+
+    block_n = block_n or _tuned(flash1.printed_blocks, shape)["BLOCK_N"]
+    rounds = ceil(shape.seq_key / block_n)
+    statistics = 4 * shape.all_heads * shape.seq_query
+    in_float32 = statistics * shape.head_dim
+    kernel = "printed_kernel"
+    # In the last round the output and the logsumexp are written in place of the other three.
+    again = Bytes(loaded=rounds * statistics, stored=(rounds - 1) * statistics)
+    return {
+        (kernel, "query"): Bytes(loaded=rounds * shape.rows_bytes),
+        (kernel, "key"): Bytes(loaded=shape.keys_bytes),
+        (kernel, "value"): Bytes(loaded=shape.keys_bytes),
+        (kernel, "accumulator"): Bytes(rounds * in_float32, (rounds - 1) * in_float32),
+        (kernel, "running_max"): again,
+        (kernel, "running_sum"): again,
+        (kernel, "output"): Bytes(stored=shape.rows_bytes),
+        (kernel, "logsumexp"): Bytes(stored=statistics),
+    }
+
+
+def swapped_requested(
+    shape: AttentionShape,
+    block_m: int | None = None,
+    block_n: int | None = None,
+    causal: bool = False,
+) -> dict[tuple[str, str], Bytes]:
+    """Bytes that FlashAttention requests with the loops swapped: each tile of queries reads the keys."""
+    from kernels import flash1
+
+    tuned = _tuned(flash1.swapped_blocks, shape)
+    block_m, block_n = block_m or tuned["BLOCK_M"], block_n or tuned["BLOCK_N"]
+    keys = 0
+    for start_m in range(0, shape.seq_query, block_m):
+        visible = shape.seq_key
+        if causal:
+            # The tile's last query, padded to a whole tile, sees this many; tiles are loaded whole.
+            visible = max(0, min(visible, start_m + block_m + shape.seq_key - shape.seq_query))
+        keys += min(shape.seq_key, block_n * ceil(visible / block_n))
+    return _row_owner_requested("swapped_kernel", shape, keys)
+
+
+def block_sparse_requested(
+    shape: AttentionShape, block_mask, block_size: int = 128
+) -> dict[tuple[str, str], Bytes]:
+    """Bytes that block-sparse FlashAttention requests under a mask that all heads share.
+
+    Args:
+        block_mask: boolean, ``[rows][columns]`` of blocks; nested lists or an array.
+    """
+    from kernels import block_sparse
+
+    tiles = _tuned(block_sparse.block_sparse_blocks, shape, block_size)
+    rows_a_block = block_size // tiles["BLOCK_M"]
+    tiles_a_block = block_size // tiles["BLOCK_N"]
+    programs = ceil(shape.seq_query / tiles["BLOCK_M"])
+    keys = visited = 0
+    for program in range(programs):
+        for column, visible in enumerate(block_mask[program // rows_a_block]):
+            if visible:
+                keys += min(block_size, shape.seq_key - column * block_size)
+                visited += tiles_a_block
+    kernel = "block_sparse_kernel"
+    return _row_owner_requested(kernel, shape, keys) | {
+        (kernel, "counts"): Bytes(loaded=4 * shape.all_heads * programs),
+        (kernel, "full_counts"): Bytes(loaded=4 * shape.all_heads * programs),
+        (kernel, "columns"): Bytes(loaded=4 * shape.all_heads * visited),
+    }
+
+
+def _row_owner_requested(
+    kernel: str, shape: AttentionShape, keys: int
+) -> dict[tuple[str, str], Bytes]:
+    """Bytes of a kernel whose programs own tiles of queries and read ``keys`` keys in all, a head."""
+    keys_bytes = shape.all_heads * keys * shape.head_dim * shape.element
+    return {
+        (kernel, "query"): Bytes(loaded=shape.rows_bytes),
+        (kernel, "key"): Bytes(loaded=keys_bytes),
+        (kernel, "value"): Bytes(loaded=keys_bytes),
+        (kernel, "output"): Bytes(stored=shape.rows_bytes),
+        (kernel, "logsumexp"): Bytes(stored=4 * shape.all_heads * shape.seq_query),
+    }
+
+
+def _tuned(blocks, shape: AttentionShape, *more) -> dict:
+    """The tile sizes that a launcher chooses on the H200, and in the interpreter."""
+    import torch
+
+    from kernels.configurations import SHARED_BYTES
+
+    constants, _ = blocks(getattr(torch, shape.dtype), shape.head_dim, SHARED_BYTES[90], *more)
+    return constants
+
+
+def sram_rounds(shape: AttentionShape, sram_bytes: int) -> int:
+    """How often Algorithm 1 passes over Q and O with an SRAM of this size: N / B_c = 4 N d / M."""
+    from kernels.flash1 import sram_block_sizes
+
+    _, block_columns = sram_block_sizes(sram_bytes, shape.head_dim, shape.element)
+    return ceil(shape.seq_key / block_columns)
+
+
 def softmax_requested(form: str, rows: int, columns: int, dtype: str) -> dict:
     """Bytes that a row softmax of :mod:`kernels.online_softmax` requests.
 

@@ -336,13 +336,13 @@ def swapped_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict
     block_d = triton.next_power_of_2(head_dim)
     plenty = shared >= SHARED_BYTES[90]
     if dtype == torch.float32:
-        block_m, block_n, warps, stages = (64, 32, 8, 2) if block_d <= 128 else (32, 16, 8, 2)
+        block_m, block_n, warps, stages = (64, 32, 8, 2) if block_d <= 64 else (32, 16, 8, 2)
     elif block_d <= 64:
         block_m, block_n, warps, stages = 128, 64, 4, 3
     elif block_d == 128:
         block_m, block_n, warps, stages = (128, 128, 8, 2) if plenty else (128, 64, 8, 2)
     else:
-        block_m, block_n, warps, stages = (128, 64, 8, 2) if plenty else (64, 32, 8, 2)
+        block_m, block_n, warps, stages = (128, 32, 8, 3) if plenty else (64, 32, 8, 2)
     return _blocks(block_m, block_n, block_d), {"num_warps": warps, "num_stages": stages}
 
 
@@ -369,7 +369,7 @@ def configurations() -> Iterator[Configuration]:
                 (printed_kernel, printed_blocks),
                 (swapped_kernel, swapped_blocks),
             ):
-                for architectures in _alike(blocks, dtype, head_dim):
+                for architectures in alike_architectures(blocks, dtype, head_dim):
                     constants, options = blocks(dtype, head_dim, SHARED_BYTES[architectures[0]])
                     yield Configuration(
                         f"{str(dtype).removeprefix('torch.')}, head_dim {head_dim}",
@@ -381,8 +381,8 @@ def configurations() -> Iterator[Configuration]:
                     )
 
 
-def _alike(blocks, dtype: torch.dtype, head_dim: int) -> list[tuple[int, ...]]:
-    """The architectures, those for which a launcher chooses the same blocks together."""
+def alike_architectures(blocks, dtype: torch.dtype, head_dim: int) -> list[tuple[int, ...]]:
+    """The architectures, those for which ``blocks`` chooses the same together."""
     groups: dict[str, list[int]] = {}
     for architecture in ARCHITECTURES:
         chosen = blocks(dtype, head_dim, SHARED_BYTES[architecture])

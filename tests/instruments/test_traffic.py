@@ -7,7 +7,7 @@ import triton.language as tl
 
 import kernels
 from instruments import io_model, traffic
-from kernels import naive, online_softmax
+from kernels import block_sparse, flash1, naive, online_softmax
 
 on_cpu = pytest.mark.skipif(not kernels.INTERPRETED, reason="bytes are counted by the interpreter")
 
@@ -40,6 +40,87 @@ def test_naive_attention_requests_what_the_model_predicts(shape, causal):
     counted = _count(shape, causal)
     assert dict(counted.buffers) == io_model.naive_requested(shape)
     assert counted.total == io_model.total_bytes(io_model.naive_requested(shape))
+
+
+GRID = [  # N, d and B_c in all combinations, then ragged and unequal shapes
+    *(
+        (io_model.AttentionShape(n, n, d, dtype), block_m, block_n)
+        for n in (64, 192)
+        for d in (16, 64)
+        for block_m, block_n in ((16, 16), (64, 32), (32, 128))
+        for dtype in ("float16", "float32")
+    ),
+    (io_model.AttentionShape(100, 257, 80, "bfloat16", 2, 2), 32, 64),
+    (io_model.AttentionShape(257, 100, 32, "float16", 1, 3), 64, 16),
+    (io_model.AttentionShape(1, 300, 64), 16, 64),
+]
+
+
+def _inputs(shape: io_model.AttentionShape) -> list[torch.Tensor]:
+    return [
+        torch.randn(shape.batch, shape.heads, n, shape.head_dim).to(getattr(torch, shape.dtype))
+        for n in (shape.seq_query, shape.seq_key, shape.seq_key)
+    ]
+
+
+@on_cpu
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize(("shape", "block_m", "block_n"), GRID, ids=str)
+def test_flash_attention_requests_what_the_model_predicts(shape, block_m, block_n, causal):
+    sizes = {"block_m": block_m, "block_n": block_n}
+    with traffic.counting() as counted:
+        flash1.printed_attention(*_inputs(shape), causal=causal, **sizes)
+    assert _nonzero(counted.buffers) == _nonzero(io_model.printed_requested(shape, block_n))
+    with traffic.counting() as counted:
+        flash1.attention(*_inputs(shape), causal=causal, **sizes)
+    predicted = io_model.swapped_requested(shape, block_m, block_n, causal)
+    assert dict(counted.buffers) == predicted
+
+
+def _nonzero(buffers) -> dict:
+    """Without the buffers that one round never touches."""
+    return {place: entry for place, entry in buffers.items() if entry.loaded or entry.stored}
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "shape", [io_model.AttentionShape(300, 400, 128, "float16", 1, 2)], ids=str
+)
+def test_the_tuned_tiles_are_predicted_too(shape):
+    for function, predicted in (
+        (flash1.printed_attention, io_model.printed_requested(shape)),
+        (flash1.attention, io_model.swapped_requested(shape)),
+    ):
+        with traffic.counting() as counted:
+            function(*_inputs(shape))
+        assert dict(counted.buffers) == predicted
+
+
+@on_cpu
+@pytest.mark.parametrize("block_size", [16, 64, 256])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        io_model.AttentionShape(256, 512, 64),
+        io_model.AttentionShape(300, 190, 128, "bfloat16", 2, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pattern", ["butterfly", "local", "strided", "random", "nothing"])
+def test_block_sparse_attention_requests_what_the_model_predicts(pattern, shape, block_size):
+    rows, columns = -(-shape.seq_query // block_size), -(-shape.seq_key // block_size)
+    mask = {
+        "butterfly": block_sparse.butterfly_mask(rows, columns),
+        "local": block_sparse.local_mask(rows, columns, 1),
+        "strided": block_sparse.strided_mask(rows, columns, 3),
+        "random": torch.rand(rows, columns) < 0.4,
+        "nothing": torch.zeros(rows, columns, dtype=torch.bool),
+    }[pattern]
+    layout = block_sparse.block_layout(mask, shape.seq_query, shape.seq_key, block_size=block_size)
+    with traffic.counting() as counted:
+        block_sparse.attention(*_inputs(shape), layout)
+    predicted = io_model.block_sparse_requested(shape, mask, block_size)
+    assert dict(counted.buffers) == _nonzero(predicted)
 
 
 @on_cpu
