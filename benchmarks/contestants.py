@@ -9,9 +9,16 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-KERNELS = ("naive",)
+KERNELS = {
+    "naive": "naive:attention",
+    "flash1_printed": "flash1:printed_attention",
+    "flash1": "flash1:attention",
+}
+"""The book's kernels: name to ``module:function``."""
+
 BACKENDS = {
     "math": SDPBackend.MATH,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -21,16 +28,18 @@ BACKENDS = {
 """Backends of PyTorch's ``scaled_dot_product_attention``: several kernels with S and P in memory, in
 float32 inside; the memory-efficient kernel from xFormers; FlashAttention-2; NVIDIA's cuDNN."""
 
-PEERS = ("eager", *BACKENDS)
-"""What a kernel can be compared with; ``eager`` is the definition in three lines of PyTorch."""
+PEERS = ("eager", *BACKENDS, "flex")
+"""What a kernel can be compared with; ``eager`` is the definition in three lines of PyTorch, ``flex`` its
+FlexAttention, compiled."""
 
 
 def kernel(name: str) -> Callable:
-    """``kernels.<name>.attention`` with the contestants' signature."""
-    module = importlib.import_module(f"kernels.{name}")
+    """One of the book's kernels with the contestants' signature."""
+    module, function = KERNELS[name].split(":")
+    function = getattr(importlib.import_module(f"kernels.{module}"), function)
 
     def attention(query, key, value, causal):
-        return module.attention(query, key, value, causal=causal)
+        return function(query, key, value, causal=causal)
 
     return attention
 
@@ -39,6 +48,8 @@ def peer(name: str) -> Callable:
     """Three lines of PyTorch, or its ``scaled_dot_product_attention`` held to one backend."""
     if name == "eager":
         return _eager
+    if name == "flex":
+        return _flex
 
     def attention(backend, query, key, value, causal):
         with sdpa_kernel(backend):
@@ -55,6 +66,24 @@ def _eager(query, key, value, causal):
         hidden = torch.ones(seq, seq, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
     return scores.softmax(-1) @ value
+
+
+def _flex(query, key, value, causal):
+    block_mask = _causal_block_mask(query.shape[2]) if causal else None
+    return compiled_flex_attention()(query, key, value, block_mask=block_mask)
+
+
+@functools.cache
+def compiled_flex_attention() -> Callable:
+    """FlexAttention as its authors say to use it: through ``torch.compile``, here for fixed shapes."""
+    # Every shape of a sweep is compiled for itself.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(flex_attention, dynamic=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _causal_block_mask(seq: int):
+    return create_block_mask(lambda b, h, q, k: q >= k, None, None, seq, seq, device="cuda")
 
 
 def random_inputs(dtype: str, batch: int, heads: int, seq: int, head_dim: int):
