@@ -2,5 +2,6 @@
 
 from figures.life_of_scores import LifeOfScores
 from figures.online_softmax import OnlineSoftmax
+from figures.tile_stepper import TileStepper
 
-__all__ = ["LifeOfScores", "OnlineSoftmax"]
+__all__ = ["LifeOfScores", "OnlineSoftmax", "TileStepper"]

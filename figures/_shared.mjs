@@ -299,9 +299,9 @@ const ICONS = {
 };
 const PLAY_INTERVAL = 1600;
 
-/** First, back, forward, last and play, over the whole numbers from 0 to `last()`. `stop` ends what
- * is playing. */
-export function transport({ model, key, last }) {
+/** First, back, forward, last and play, over the whole numbers from 0 to `last()`; `interval()` is
+ * the time between two of them, in milliseconds. `stop` ends what is playing. */
+export function transport({ model, key, last, interval = () => PLAY_INTERVAL }) {
   let timer = null;
   const step = () => Math.min(model.get(key), last());
   const go = (target) => writeTo(model, key, Math.max(0, Math.min(last(), target)));
@@ -322,7 +322,7 @@ export function transport({ model, key, last }) {
   play.addEventListener("click", () => {
     if (timer) return stop();
     go(step() === last() ? 0 : step() + 1);
-    timer = setInterval(tick, PLAY_INTERVAL);
+    timer = setInterval(tick, interval());
     refresh();
   });
 
