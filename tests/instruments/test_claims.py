@@ -1,0 +1,203 @@
+"""The claims page: what the records say, how it is judged, and that the page says the same."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from instruments.claims import EXPERIMENTS, Finding
+from instruments.records import Record
+from scripts.claims import (
+    DATA,
+    PAGE,
+    ROOT,
+    Claim,
+    answer,
+    has_test,
+    judge,
+    load,
+    read_papers,
+    summary,
+    written,
+)
+
+PAPERS = read_papers(ROOT / DATA)
+CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
+RULE = {"quantity": "a ratio", "reproduced": 4.0, "in_part": 1.5}
+
+
+def a_claim(**fields) -> Claim:
+    return Claim("Fig. 1", "Faster", "5×", 3, **fields)
+
+
+def attention_row(n, causal, ms, tflops=1.0, eager=1.0, d=64):
+    row = {"kernel": "flash1", "dtype": "float16", "d": d, "n": n, "causal": causal}
+    return row | {"ms": ms, "tflops": tflops, "peers": {"eager": eager}}
+
+
+def dram_row(contestant, ms, read, written):
+    return {
+        "contestant": contestant,
+        "ms": ms,
+        "dram_read_bytes": read,
+        "dram_written_bytes": written,
+    }
+
+
+def softmax_row(kernel, columns, ms):
+    return {"kernel": kernel, "dtype": "float32", "rows": 1, "columns": columns, "ms": ms}
+
+
+FIG2_LEFT = [
+    dram_row("standard", 12.0, int(30e9), int(10e9)),
+    dram_row("flash1_printed", 3.0, int(3e9), int(2e9)),
+    dram_row("flash1", 1.0, int(1e9), int(1e9)),
+]
+MEMORY = [
+    {"contestant": "eager", "n": 4096, "peak_bytes": int(17.024e9)},
+    {"contestant": "flash1", "n": 4096, "peak_bytes": int(0.8512e9)},
+    {"contestant": "flash1", "n": 2**15, "peak_bytes": 8},
+    {"contestant": "flash1", "n": 2**16, "peak_bytes": 20},
+]
+MADE_UP = [
+    (
+        "passes_over_a_row",
+        [softmax_row("three_pass", 1, 3.0), softmax_row("two_pass", 1, 2.0)]
+        + [softmax_row("three_pass", 2, 2.0), softmax_row("two_pass", 2, 2.5)],
+        Finding(1.5, "0.80–1.50×"),
+    ),
+    ("gpt2_traffic", FIG2_LEFT, Finding(8.0, "40 → 5 GB (8.0×)")),
+    ("gpt2_time", FIG2_LEFT, Finding(4.0, "12 → 3 ms (4.0×)")),
+    (
+        "block_size",
+        [{"block_n": n, "block_m": m, "ms": ms} for n, m, ms in [(16, 16, 7.0), (16, 32, 6.0)]]
+        + [{"block_n": 64, "block_m": 32, "ms": 2.0}, {"block_n": 128, "block_m": 32, "ms": 3.0}],
+        Finding(3.0, "3.0× from 16 to 64"),
+    ),
+    (
+        "sparse_fraction",
+        [
+            {"n": 4096, "fraction": 0.5, "ms": 2.0, "dense_ms": 4.0},
+            {"n": 4096, "fraction": 0.25, "ms": 2.0, "dense_ms": 4.0},
+            {"n": 4096, "fraction": 0.0, "ms": 1.0, "dense_ms": 4.0},
+            {"n": 16384, "fraction": 0.125, "ms": 4.0, "dense_ms": 4.0},
+        ],
+        Finding(0.5, "0.50–1.00 of ∝"),
+    ),
+    (
+        "speed_over_eager",
+        [
+            attention_row(512, False, 1.0, tflops=300, eager=100),
+            attention_row(1024, False, 1.0, tflops=300, eager=150),
+            attention_row(2048, False, 1.0, tflops=300, eager=None),
+            attention_row(512, True, 1.0, tflops=300, eager=10),
+            attention_row(512, False, 1.0, tflops=300, eager=10, d=128),
+        ],
+        Finding(3.0, "2.0–3.0×"),
+    ),
+    ("memory_over_eager", MEMORY, Finding(20.0, "17 024 → 851 MB (20.0×)")),
+    ("memory_growth", MEMORY, Finding(0.8, "2.50× for 2 N")),
+    (
+        "causal_skip",
+        [attention_row(512, False, 9.0), attention_row(512, True, 1.0)]
+        + [attention_row(1024, causal, ms) for causal, ms in [(False, 6.0), (True, 3.0)]]
+        + [attention_row(1024, causal, ms, d=128) for causal, ms in [(False, 6.0), (True, 4.0)]],
+        Finding(1.5, "1.50–2.00×"),
+    ),
+    (
+        "cost_outside_tensor_cores",
+        [{"tflops": {"float16": 80.0, "float32": 5.0}}],
+        Finding(16.0, "16.0×"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "expected"), MADE_UP, ids=[name for name, *_ in MADE_UP])
+def test_an_experiment_reduces_a_record_to_one_number(name, rows, expected):
+    found = EXPERIMENTS[name](lambda record: Record({}, rows))
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    assert found.shown == expected.shown
+
+
+def test_every_experiment_is_tried_here_and_used_by_a_claim():
+    assert sorted(EXPERIMENTS) == sorted(name for name, *_ in MADE_UP)
+    assert sorted(EXPERIMENTS) == sorted(c.experiment for c in CLAIMS if c.experiment)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.statement)
+def test_a_claim_has_a_rule_exactly_if_it_has_an_experiment(claim):
+    rule = (claim.quantity, claim.reproduced, claim.in_part)
+    if claim.experiment:
+        assert all(rule) and claim.in_part < claim.reproduced and claim.test is None
+    else:
+        assert rule == (None, None, None) and claim.limit is None
+
+
+@pytest.mark.parametrize(
+    ("value", "fields", "verdict", "reason"),
+    [
+        (4.0, {}, "reproduced", None),
+        (4.0, {"limit": "forward only"}, "in part", "forward only"),
+        (3.9, {}, "in part", "less than the paper's"),
+        (3.9, {"limit": "forward only"}, "in part", "less than the paper's; forward only"),
+        (3.9, {"why": "one program a head"}, "in part", "one program a head"),
+        (1.4, {"limit": "forward only"}, "not reproduced", "less than the paper's"),
+        (1.4, {"why": "one program a head"}, "not reproduced", "one program a head"),
+    ],
+)
+def test_the_rule_decides(value, fields, verdict, reason):
+    claim = a_claim(experiment="gpt2_time", **RULE, **fields)
+    assert judge(claim, Finding(value, "")) == (verdict, reason)
+
+
+def test_a_missing_record_means_not_yet():
+    def missing(name):
+        raise FileNotFoundError(name)
+
+    given = answer(a_claim(experiment="gpt2_time", **RULE), ROOT, missing)
+    assert (given.ours, given.verdict, given.reason) == ("–", "not yet", None)
+    assert given.rule == "A ratio: reproduced from 4, in part from 1.5. Record `flash1_fig2_left`."
+
+
+def test_a_claim_about_counts_rests_on_a_test_that_is_there():
+    here = "tests/instruments/test_claims.py::test_the_rule_decides"
+    assert answer(a_claim(test=here), ROOT, load).verdict == "reproduced"
+    for gone in (here + "_not", "tests/no_such_file.py::test_the_rule_decides"):
+        assert not has_test(ROOT, gone)
+        assert answer(a_claim(test=gone), ROOT, load).verdict == "not yet"
+    assert all(has_test(ROOT, claim.test) for claim in CLAIMS if claim.test)
+
+
+def test_the_summary_counts_every_claim():
+    given = [answer(claim, ROOT, load) for claim in CLAIMS]
+    reproduced, of, *others = map(int, re.findall(r"\d+", summary(given)))
+    assert of == len(CLAIMS) == reproduced + sum(others)
+    assert reproduced == sum(each.verdict == "reproduced" for each in given) > 0
+
+
+def test_the_page_says_what_the_records_say():
+    page = (ROOT / PAGE).read_text("utf-8")
+    assert written(page, ROOT, load) == page, "run `python -m scripts.claims`"
+
+
+def test_other_records_make_another_page():
+    def other(name):
+        if name != "ceilings":
+            raise FileNotFoundError(name)
+        return Record({}, [{"tflops": {"float16": 2.0, "float32": 1.0}}])
+
+    page = written((ROOT / PAGE).read_text("utf-8"), ROOT, other)
+    assert "| 2.0× | **not reproduced**: less than the paper's |" in page
+    # What is written again is the same, and nothing of the old tables stays.
+    assert written(page, ROOT, other) == page and "16.5×" not in page
+
+
+def test_a_page_without_a_place_for_a_table_is_refused():
+    with pytest.raises(SystemExit, match="has no place for milakov2018online"):
+        written("# Claims\n", ROOT, load)
+
+
+def test_the_page_is_written_without_pytorch():
+    code = "import sys; sys.modules['torch'] = None; from scripts import claims; claims.main()"
+    subprocess.run([sys.executable, "-c", code, "--check"], cwd=ROOT, check=True)
