@@ -332,9 +332,9 @@ const CSS = `
 .bf .ts-chip-head { display: flex; flex-wrap: wrap; align-items: center; justify-content: space-between;
   gap: 2px 8px; margin-bottom: 4px; }
 .bf .ts-chip-head .bf-muted { width: 100%; white-space: nowrap; }
-.bf .ts-held { height: 138px; margin-bottom: 6px; }
+.bf .ts-held { height: 120px; margin-bottom: 5px; }
 .bf .ts-held > div { display: grid; grid-template-columns: 3.4rem 1fr 4.1rem 6.7rem; gap: 8px;
-  align-items: center; height: 23px; font-size: 13px; white-space: nowrap; }
+  align-items: center; height: 20px; font-size: 13px; white-space: nowrap; }
 .bf .ts-held:empty { display: grid; place-items: center; color: var(--bf-muted); font-size: 13px; }
 .bf .ts-held:empty::before { content: attr(data-empty); }
 .bf .ts-held b { font-weight: 650; }
@@ -342,11 +342,11 @@ const CSS = `
 .bf .ts-held [data-level="registers"] i { background: var(--bf-registers); }
 .bf .ts-held span:nth-child(3) { text-align: right; }
 .bf .ts-rows { border-top: 1px solid var(--bf-line); padding-top: 5px; }
-.bf .ts-row { display: grid; grid-template-columns: 1.7rem 1fr .7fr 1.55fr 1.55fr; gap: 6px; height: 18px;
-  font-size: 12.5px; line-height: 18px; white-space: nowrap; }
+.bf .ts-row { display: grid; grid-template-columns: 1.7rem 1fr .7fr 1.55fr 1.55fr; gap: 6px; height: 17px;
+  font-size: 12.5px; line-height: 17px; white-space: nowrap; }
 .bf .ts-row > * { text-align: right; }
 .bf .ts-row [data-same] { color: var(--bf-muted); }
-.bf .ts-rule { display: flex; flex-wrap: wrap; gap: 0 14px; min-height: 34px; margin-top: 4px; }
+.bf .ts-rule { display: flex; flex-wrap: wrap; gap: 0 14px; min-height: 51px; margin-top: 3px; }
 .bf .ts-rule span { white-space: nowrap; }
 .bf .ts-lanes { padding: 10px 16px 12px; border-top: 1px solid var(--bf-line); }
 .bf .ts-lane { padding: 4px 0 5px; }
@@ -366,16 +366,15 @@ const CSS = `
 // ---- HBM and the scores -------------------------------------------------------------------------
 
 /** Where everything lies; `cell` is one row or column of the picture. */
-function layout(width, { seq_query, seq_key }) {
+function layout({ width, height }, { seq_query, seq_key }) {
   const wide = width >= 440;
   const [strip, narrow, gap] = wide ? [30, 20, 6] : [25, 17, 4];
   const left = wide ? 26 : 18;
   const top = wide ? 104 : 92;
   const outside = left + strip + gap + gap + strip + 3 * (narrow + gap) + 10;
   const side = Math.min(300, width - outside);
-  const height = wide ? 300 : 216;
   const longest = Math.max(seq_query, seq_key);
-  const cell = { width: side / longest, height: height / longest };
+  const cell = { width: side / longest, height: (height - top - 30) / longest };
   const grid = { x: left + strip + gap, y: top };
   grid.right = grid.x + seq_key * cell.width;
   grid.bottom = grid.y + seq_query * cell.height;
@@ -388,7 +387,7 @@ function layout(width, { seq_query, seq_key }) {
   return {
     cell, grid, across,
     down: { K: [top - 2 * strip - 24, strip], V: [top - strip - 21, strip] },
-    width: outside + side, height: top + height + 30,
+    width: outside + side, height,
   };
 }
 
@@ -414,7 +413,7 @@ function hbm() {
     setAttributes(svg, { width: place.width, height: place.height });
     const ground = { x: .5, y: .5, width: place.width - 1, height: place.height - 1 };
     add("rect", { class: "ts-ground", rx: 8, ...ground });
-    text(10, 18, "HBM", "ts-place", "start");
+    text(7, 18, "HBM", "ts-place", "start");
     drawScores();
     drawStrips();
     drawLoops();
@@ -514,7 +513,7 @@ function hbm() {
 
     function drawLoops() {
       const outerKeys = shape.order === "keys";
-      text(grid.right, down.K[0] - 6, `${outerKeys ? "outer" : "inner"} loop →`, "bf-muted", "end");
+      text(grid.x + 2, down.K[0] - 6, `${outerKeys ? "outer" : "inner"} loop →`, "bf-muted", "start");
       const words = `← ${outerKeys ? "inner" : "outer"} loop`;
       const [turnX, turnY] = [across.Q[0] - 6, grid.y];
       const label = text(turnX, turnY, words, "bf-muted", "end");
@@ -543,7 +542,7 @@ function chip() {
   function draw({ shape, steps, index }) {
     const use = chipUse(shape);
     const step = steps[index];
-    pill.textContent = use.fits ? "fits one SM of an H100" : "too large for an SM of an H100";
+    pill.textContent = use.fits ? "fits one SM" : "too large for one SM";
     pill.dataset.fits = use.fits ? "yes" : "no";
     sizes.textContent =
       `${formatBytes(use.shared)} of shared memory, ${formatBytes(use.registers)} of registers`;
@@ -571,7 +570,7 @@ function chip() {
         cell(showStatistic(rescale), rescale === 1), cell(change(before.sum, sum), before.sum === sum),
         cell(change(before.output[0], output[0]), before.output[0] === output[0])));
     rows.replaceChildren(htmlNode("div", { role: "row", class: "ts-row" }, ...head), ...lines);
-    rows.style.height = `${18 * (Math.min(block_m, seq_query) + 1)}px`;
+    rows.style.height = `${17 * (Math.min(block_m, seq_query) + 1)}px`;
     const output = order === "keys" ? "(ℓ · α · O + P̃V) / ℓ′"
       : step?.last ? "(α · O + P̃V) / ℓ′" : "α · O + P̃V";
     rule.replaceChildren(...[...RULES, `O′ = ${output}`].map((text) => htmlNode("span", { text })));
@@ -743,19 +742,20 @@ function render({ model, el }) {
       "A number in a tile says how often it has crossed. For the bytes, a row or column of the picture " +
       `stands for ${formatInteger(shape.row_tokens)} tokens of a head with d = ${shape.head_dim} in ` +
       `${shape.dtype}: ${tokens(shape.seq_query)} queries, ${tokens(shape.seq_key)} keys. O is kept in ` +
-      "float32 until it is finished; L is the logsumexp. The scores are a small example, one query a " +
-      "row and one key a column; O shows the first of its numbers.";
+      `float32 until it is finished; L is the logsumexp. One SM of an H100 has ${formatBytes(SHARED_MEMORY)} ` +
+      `of shared memory for a program and ${formatBytes(REGISTERS)} of registers. The scores are a small ` +
+      "example, one query a row and one key a column; O shows the first of its numbers.";
     panel.draw({ shape, steps: trace, index });
     if (!width) return;
-    picture.draw({ shape, steps: trace, index, place: layout(pictureWidth(), shape) });
+    picture.draw({ shape, steps: trace, index, place: layout(pictureSize(), shape) });
     bars.draw({ shape, soFar, totals, revealed, width: width - 32 });
   }
 
-  /** Half the width beside the chip, all of it above. */
-  function pictureWidth() {
+  /** Beside the chip the picture is as high as the chip with its longest table. */
+  function pictureSize() {
     const { paddingLeft, paddingRight } = getComputedStyle(stage);
     const inner = width - parseFloat(paddingLeft) - parseFloat(paddingRight);
-    return width >= 720 ? Math.min(470, inner * 0.54) : inner;
+    return width >= 720 ? { width: Math.min(470, inner * 0.54), height: 406 } : { width: inner, height: 340 };
   }
 
   const events = [...CONTROLS, "step"].map((key) => `change:${key}`);
