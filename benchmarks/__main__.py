@@ -9,8 +9,20 @@ SWEEPS = (
     "ceilings",
     "attention --kernels naive --peers eager,math,efficient,fa2,cudnn --experiment naive",
     "memory --kernels naive --peers eager,fa2 --experiment naive_memory",
-    "dram_traffic --kernel naive --experiment naive_dram",
+    "dram_traffic --kernels naive --experiment naive_dram",
     "softmax --experiment softmax",
+    "attention --kernels flash1 --peers eager,fa2,cudnn,flex --experiment flash1",
+    "attention --kernels flash1_printed --peers eager,fa2 --head-dims 64 "
+    "--lengths 1024,4096,16384 --experiment flash1_printed",
+    "attention --kernels naive,flash1_printed,flash1 --peers eager,fa2 --lengths 1024 --head-dims 64 "
+    "--batch 64 --heads 16 --experiment fig2_left",
+    "dram_traffic --kernels naive,flash1_printed,flash1 --lengths 1024 --batch 64 --heads 16 "
+    "--experiment fig2_left_dram",
+    "dram_traffic --kernels flash1_printed,flash1 --experiment flash1_dram",
+    "memory --kernels naive,flash1 --peers eager,fa2 --batch 16 --heads 8 "
+    "--lengths 128,256,512,1024,2048,4096,8192,16384,32768,65536 --experiment flash1_memory",
+    "block_size --experiment flash1_block_size",
+    "block_sparse --experiment block_sparse",
 )
 
 

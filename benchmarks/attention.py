@@ -4,7 +4,8 @@
     naive
 
 One row a problem: ``kernel, direction, dtype, batch, heads, kv_heads, n, d, causal, ms, spread,
-tflops`` and ``peers``, name to TFLOP/s (null where the peer cannot run). By default a batch holds
+tflops``, ``peers``, name to TFLOP/s (null where the peer cannot run), and ``speedup``, name to how many
+times faster than that peer: the median of the ratios within each round. By default a batch holds
 16384 tokens and the model is 2048 wide, as in the FlashAttention papers.
 """
 
@@ -31,19 +32,24 @@ def main() -> None:
     parser.add_argument(
         "--dtypes", type=_names(("float16", "bfloat16", "float32")), default=["float16"]
     )
+    parser.add_argument("--batch", type=int, help=f"instead of {TOKENS} tokens in all")
+    parser.add_argument("--heads", type=int, help=f"instead of {WIDTH} / head dimension")
     parser.add_argument("--experiment", required=True, help="name of the record")
     chosen = parser.parse_args()
     rows = []
     problems = itertools.product(chosen.dtypes, chosen.head_dims, chosen.lengths, (False, True))
     for dtype, head_dim, length, causal in problems:
-        rows += time_problem(chosen.kernels, chosen.peers, dtype, head_dim, length, causal)
+        batch = chosen.batch or max(1, TOKENS // length)
+        heads = chosen.heads or WIDTH // head_dim
+        shape = AttentionShape(length, length, head_dim, dtype, batch, heads)
+        rows += time_problem(chosen.kernels, chosen.peers, shape, causal)
     print("recorded in", records.save(chosen.experiment, rows).relative_to(records.ROOT))
 
 
-def time_problem(kernels, peers, dtype, head_dim, length, causal) -> list[dict]:
+def time_problem(kernels, peers, shape: AttentionShape, causal: bool) -> list[dict]:
     """One row for each kernel on one problem, every contestant timed in the same rounds."""
-    batch, heads = max(1, TOKENS // length), WIDTH // head_dim
-    inputs = contestants.random_inputs(dtype, batch, heads, length, head_dim)
+    length, head_dim, dtype = shape.seq_query, shape.head_dim, shape.dtype
+    inputs = contestants.random_inputs(dtype, shape.batch, shape.heads, length, head_dim)
     entrants = {name: contestants.kernel(name) for name in kernels}
     entrants |= {name: contestants.peer(name) for name in peers}
     runnable = {
@@ -52,7 +58,6 @@ def time_problem(kernels, peers, dtype, head_dim, length, causal) -> list[dict]:
         if _runs(function, inputs, causal)
     }
     taken = time_interleaved(runnable)
-    shape = AttentionShape(length, length, head_dim, dtype, batch, heads)
     # Half of the products fall away under a causal mask: the papers' convention.
     flops = shape.flops / 2 if causal else shape.flops
     speed = {name: 1e-9 * flops / timing.median for name, timing in taken.items()}
@@ -66,9 +71,9 @@ def time_problem(kernels, peers, dtype, head_dim, length, causal) -> list[dict]:
                 "kernel": name,
                 "direction": "fwd",
                 "dtype": dtype,
-                "batch": batch,
-                "heads": heads,
-                "kv_heads": heads,
+                "batch": shape.batch,
+                "heads": shape.heads,
+                "kv_heads": shape.heads,
                 "n": length,
                 "d": head_dim,
                 "causal": causal,
@@ -76,6 +81,10 @@ def time_problem(kernels, peers, dtype, head_dim, length, causal) -> list[dict]:
                 "spread": round(taken[name].spread, 4),
                 "tflops": round(speed[name], 2),
                 "peers": {p: round(speed[p], 2) if p in speed else None for p in peers},
+                "speedup": {
+                    p: round(taken[name].speedup_over(taken[p]), 3) if p in taken else None
+                    for p in peers
+                },
             }
         )
         others = "  ".join(f"{p} {t}" for p, t in rows[-1]["peers"].items())

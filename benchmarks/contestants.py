@@ -33,13 +33,13 @@ PEERS = ("eager", *BACKENDS, "flex")
 FlexAttention, compiled."""
 
 
-def kernel(name: str) -> Callable:
-    """One of the book's kernels with the contestants' signature."""
+def kernel(name: str, **keywords: object) -> Callable:
+    """One of the book's kernels with the contestants' signature, and more keywords if it takes them."""
     module, function = KERNELS[name].split(":")
     function = getattr(importlib.import_module(f"kernels.{module}"), function)
 
     def attention(query, key, value, causal):
-        return function(query, key, value, causal=causal)
+        return function(query, key, value, causal=causal, **keywords)
 
     return attention
 

@@ -15,7 +15,7 @@ from benchmarks import contestants
 from benchmarks.attention import _integers, _names
 from instruments import records
 
-DTYPE, BATCH, HEADS, HEAD_DIM = "float16", 1, 16, 64
+DTYPE, HEAD_DIM = "float16", 64
 
 
 def main() -> None:
@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--kernels", type=_names(contestants.KERNELS), required=True)
     parser.add_argument("--peers", type=_names(contestants.PEERS), default=[])
     parser.add_argument("--lengths", type=_integers, default=[2**i for i in range(10, 18)])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--experiment", required=True, help="name of the record")
     chosen = parser.parse_args()
     entrants = {name: contestants.kernel(name) for name in chosen.kernels}
@@ -32,13 +34,14 @@ def main() -> None:
     rows = []
     for name, function in entrants.items():
         for length in chosen.lengths:
-            peak = peak_bytes(function, length)
+            shape = (chosen.batch, chosen.heads, length, HEAD_DIM)
+            peak = peak_bytes(function, shape)
             rows.append(
                 {
                     "contestant": name,
                     "n": length,
-                    "batch": BATCH,
-                    "heads": HEADS,
+                    "batch": chosen.batch,
+                    "heads": chosen.heads,
                     "d": HEAD_DIM,
                     "dtype": DTYPE,
                     "causal": False,
@@ -50,12 +53,12 @@ def main() -> None:
     print("recorded in", records.save(chosen.experiment, rows).relative_to(records.ROOT))
 
 
-def peak_bytes(function, length: int) -> int | None:
+def peak_bytes(function, shape: tuple[int, int, int, int]) -> int | None:
     """The most memory held during one call, or None where it runs out."""
     torch.cuda.empty_cache()
-    inputs = contestants.random_inputs(DTYPE, BATCH, HEADS, length, HEAD_DIM)
     torch.cuda.reset_peak_memory_stats()
     try:
+        inputs = contestants.random_inputs(DTYPE, *shape)
         function(*inputs, False)
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:

@@ -332,7 +332,10 @@ def _with_sizes(blocks: tuple[dict, dict], block_m, block_n) -> tuple[dict, dict
 
 
 def swapped_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict, dict]:
-    """Tile sizes, warps and stages of :func:`swapped_kernel` for so much shared memory a program."""
+    """Tile sizes, warps and stages of :func:`swapped_kernel` for so much shared memory a program.
+
+    Timed on an H200, among what spills on no architecture; ``benchmarks/flash1.md`` has the log.
+    """
     block_d = triton.next_power_of_2(head_dim)
     plenty = shared >= SHARED_BYTES[90]
     if dtype == torch.float32:
@@ -340,7 +343,7 @@ def swapped_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict
     elif block_d <= 64:
         block_m, block_n, warps, stages = 128, 64, 4, 3
     elif block_d == 128:
-        block_m, block_n, warps, stages = (128, 128, 8, 2) if plenty else (128, 64, 8, 2)
+        block_m, block_n, warps, stages = 128, 64, 8, 3
     else:
         block_m, block_n, warps, stages = (128, 32, 8, 3) if plenty else (64, 32, 8, 2)
     return _blocks(block_m, block_n, block_d), {"num_warps": warps, "num_stages": stages}

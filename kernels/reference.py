@@ -117,6 +117,7 @@ def error_budget(
     *,
     causal: bool = False,
     scale: float | None = None,
+    mask: torch.Tensor | None = None,
     rounded_scores: bool = False,
 ) -> Errors:
     """The error a kernel may have on these inputs.
@@ -130,9 +131,9 @@ def error_budget(
             scores lose much there, so a test that allows this must also pass inputs whose scores are
             exact in the dtype, under the strict budget.
     """
-    expected = attention(query, key, value, causal=causal, scale=scale)
+    expected = attention(query, key, value, causal=causal, scale=scale, mask=mask)
     careful, _ = careful_attention(
-        query, key, value, causal=causal, scale=scale, rounded_scores=rounded_scores
+        query, key, value, causal=causal, scale=scale, mask=mask, rounded_scores=rounded_scores
     )
     return _doubled(errors(careful, expected), value)
 
@@ -144,14 +145,21 @@ def logsumexp_budget(
     *,
     causal: bool = False,
     scale: float | None = None,
+    mask: torch.Tensor | None = None,
     rounded_scores: bool = False,
 ) -> Errors:
-    """The same for the logsumexp: twice PyTorch's float32 error, and four units in the last place."""
-    _, expected = attention(query, key, value, causal=causal, scale=scale, return_logsumexp=True)
+    """The same for the logsumexp: twice PyTorch's float32 error, and four units in the last place.
+
+    These are of the largest score as a sum of magnitudes: a float32 product of a query and a key is no more
+    exact than that, even where its terms cancel.
+    """
+    options = {"causal": causal, "scale": scale, "mask": mask}
+    _, expected = attention(query, key, value, return_logsumexp=True, **options)
     _, careful = careful_attention(
-        query, key, value, causal=causal, scale=scale, rounded_scores=rounded_scores
+        query, key, value, causal=causal, scale=scale, mask=mask, rounded_scores=rounded_scores
     )
-    return _doubled(errors(careful, expected), expected[expected.isfinite()])
+    magnitudes, _ = _scores(query.abs().double(), key.abs().double(), False, scale, None)
+    return _doubled(errors(careful, expected), magnitudes)
 
 
 def careful_attention(
@@ -161,6 +169,7 @@ def careful_attention(
     *,
     causal: bool = False,
     scale: float | None = None,
+    mask: torch.Tensor | None = None,
     rounded_scores: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The yardstick of the budget: float32 inside, rounded to the inputs' dtype only where P is.
@@ -169,7 +178,7 @@ def careful_attention(
         The output in the inputs' dtype and the logsumexp in float32.
     """
     dtype = query.dtype
-    scores, visible = _scores(query.float(), key.float(), causal, scale, None)
+    scores, visible = _scores(query.float(), key.float(), causal, scale, mask)
     if rounded_scores:
         scores = scores.to(dtype).float()
     probabilities, logsumexp = _safe_softmax(scores, visible)

@@ -35,7 +35,7 @@ def test_kernels_are_found_by_name():
         (["attention", "--kernels", "nave", "--experiment", "x"], "'nave' is not one of naive"),
         (["attention", "--kernels", "naive", "--peers", "fa9", "--experiment", "x"], "'fa9'"),
         (["memory", "--kernels", "naive"], "--experiment"),
-        (["dram_traffic", "--kernel", "naive"], "--experiment is required"),
+        (["dram_traffic", "--kernels", "naive"], "--experiment is required"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

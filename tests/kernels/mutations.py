@@ -323,3 +323,61 @@ PRINTED_MUTATIONS = [
     ),
 ]
 """Bugs in FlashAttention-1 as printed."""
+
+BLOCK_SPARSE = (*FLASH1, "kernels.block_sparse")
+BLOCK_SPARSE_MUTATIONS = [
+    Mutation(
+        "no rescale of the output",
+        "kernels.block_sparse",
+        "accumulator = accumulator * rescale[:, None]",
+        "accumulator = accumulator",
+    ),
+    Mutation(
+        "mask off by one: a block on the diagonal counts as full",
+        "kernels.block_sparse",
+        "(end_column - 1 <= first_row + seq_key - seq_query)",
+        "(end_column - 2 <= first_row + seq_key - seq_query)",
+    ),
+    Mutation(
+        "mask off by one: a block with one visible element is dropped",
+        "kernels.block_sparse",
+        "(first_column <= last_row + seq_key - seq_query)",
+        "(first_column < last_row + seq_key - seq_query)",
+    ),
+    Mutation(
+        "minus infinity minus minus infinity: 0 / 0 in a row that saw nothing",
+        "kernels.block_sparse",
+        "tl.where(running_sum == 0.0, 1.0, running_sum)",
+        "running_sum",
+    ),
+    Mutation(
+        "missing tail mask: a ragged block counts as full",
+        "kernels.block_sparse",
+        "full = (end_column <= seq_key)",
+        "full = (first_column <= seq_key)",
+    ),
+    Mutation(
+        "stale statistics: the running maximum is never kept",
+        "kernels.block_sparse",
+        "running_max, running_sum, rescale, exponentials = online_softmax_update",
+        "_, running_sum, rescale, exponentials = online_softmax_update",
+    ),
+    Mutation(
+        "stale statistics: the sum of the full blocks is forgotten",
+        "kernels.block_sparse",
+        "running_max, running_sum, accumulator = visit_tiles(\n        0,",
+        "running_max, _, accumulator = visit_tiles(\n        0,",
+    ),
+    Mutation(
+        "the full blocks are visited twice",
+        "kernels.block_sparse",
+        "visit_tiles(\n        full_tiles,\n",
+        "visit_tiles(\n        0,\n",
+    ),
+    Mutation(
+        "every tile of a block is its first",
+        "kernels.block_sparse",
+        "block * BLOCK_SIZE + (index % tiles_a_block) * BLOCK_N",
+        "block * BLOCK_SIZE",
+    ),
+]

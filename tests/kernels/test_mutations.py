@@ -3,6 +3,7 @@
 A bug that survives is a hole in the checks, not in the kernel.
 """
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from unittest import mock
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import kernels
-from tests.kernels import mutations, test_online_softmax
+from tests.kernels import mutations, test_block_sparse, test_online_softmax
 from tests.kernels.grid import Cell, assert_matches_oracle, exact_score_inputs, make_inputs
 from tests.kernels.mutations import Mutation
 
@@ -26,25 +27,35 @@ def cell(*lengths: int, causal=False, heads=(1, 1), dtype=torch.float32) -> Cell
     return Cell(dtype, 16, lengths, heads, causal, "contiguous")
 
 
+TILE = 32
 RAGGED = cell(63, 111)
-GROUPED_CAUSAL = cell(63, 111, causal=True, heads=(4, 2), dtype=torch.float16)
-ROWS_THAT_SEE_NOTHING = cell(111, 63, causal=True)
-# The first 64 queries of 65 see one key more than fills whole tiles of keys.
-LAST_KEY_IN_A_TILE_OF_ITS_OWN = cell(65, 66, causal=True)
+GROUPED_CAUSAL = cell(63, 111, causal=True, heads=(2, 1), dtype=torch.float16)
+ROWS_THAT_SEE_NOTHING = cell(63, 2, causal=True)
+# The queries of the first tile see one key more than a tile of keys holds.
+LAST_KEY_IN_A_TILE_OF_ITS_OWN = cell(TILE + 1, TILE + 2, causal=True)
+# The first query sees all keys but one of the first tile.
+ONE_KEY_OF_A_TILE_HIDDEN = cell(TILE + 1, 2 * TILE - 1, causal=True)
+CELLS = (
+    RAGGED,
+    GROUPED_CAUSAL,
+    ROWS_THAT_SEE_NOTHING,
+    LAST_KEY_IN_A_TILE_OF_ITS_OWN,
+    ONE_KEY_OF_A_TILE_HIDDEN,
+)
 
 
 def check_attention(attention: Callable, **options) -> None:
     """The grid's kinds of input, at the smallest size."""
-    for each in (RAGGED, GROUPED_CAUSAL, ROWS_THAT_SEE_NOTHING, LAST_KEY_IN_A_TILE_OF_ITS_OWN):
+    for each in CELLS:
         assert_matches_oracle(attention, *make_inputs(each), causal=each.causal, **options)
-    extreme = exact_score_inputs(torch.float16, 1024, lengths=(33, 300), head_dim=16)
+    extreme = exact_score_inputs(torch.float16, 1024, lengths=(33, 200), head_dim=16)
     assert_matches_oracle(attention, *extreme, scale=1.0)
 
 
 def check_naive(module: ModuleType) -> None:
     check_attention(module.attention, rounded_scores=True)
     module.LONGEST_ROW_IN_REGISTERS = 32
-    long = exact_score_inputs(torch.float32, 1024, lengths=(3, 4099), head_dim=16)
+    long = exact_score_inputs(torch.float32, 1024, lengths=(1, 2051), head_dim=16)
     assert_matches_oracle(module.attention, *long, scale=1.0)
     for each in (RAGGED, ROWS_THAT_SEE_NOTHING):
         assert_matches_oracle(module.attention, *make_inputs(each), causal=each.causal)
@@ -64,11 +75,24 @@ def check_softmaxes(module: ModuleType) -> None:
 
 
 def check_swapped(module: ModuleType) -> None:
-    check_attention(module.attention)
+    check_attention(functools.partial(module.attention, block_m=TILE, block_n=TILE))
 
 
 def check_printed(module: ModuleType) -> None:
-    check_attention(module.printed_attention)
+    check_attention(functools.partial(module.printed_attention, block_m=TILE, block_n=TILE))
+
+
+def check_block_sparse(module: ModuleType) -> None:
+    tests = test_block_sparse
+    with mock.patch.object(tests, "block_sparse", module):
+        for each in CELLS:
+            everything = torch.ones([-(-n // TILE) for n in each.lengths], dtype=torch.bool)
+            tests.assert_matches_oracle(
+                *make_inputs(each), everything, block_size=TILE, causal=each.causal
+            )
+        several_tiles_a_block = tests.random_mask(RAGGED, 64)
+        tests.assert_matches_oracle(*make_inputs(RAGGED), several_tiles_a_block, block_size=64)
+        tests.test_rows_of_hidden_blocks_get_zeros(16)
 
 
 SUBJECTS = {
@@ -87,6 +111,11 @@ SUBJECTS = {
         mutations.FLASH1,
         check_printed,
         mutations.HELPER_MUTATIONS + mutations.PRINTED_MUTATIONS,
+    ),
+    "block_sparse": (
+        mutations.BLOCK_SPARSE,
+        check_block_sparse,
+        mutations.HELPER_MUTATIONS + mutations.BLOCK_SPARSE_MUTATIONS,
     ),
 }
 PLANTED = [
