@@ -93,8 +93,9 @@ def answer(claim: Claim, root: Path, load: Load) -> Answer:
         f"{claim.quantity[0].upper()}{claim.quantity[1:]}: reproduced from {claim.reproduced:g}, "
         f"in part from {claim.in_part:g}"
     )
-    rule += f"; in part at most: {claim.limit}" if claim.limit else ""
-    rule += f". Record `{used[-1]}`."
+    rule += f"; in part at most ({claim.limit})" if claim.limit else ""
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(used))
+    rule += f". Record{'s' if ',' in names else ''} {names}."
     if finding is None:
         return Answer("–", "not yet", rule=rule)
     return Answer(finding.shown, *judge(claim, finding), rule)
