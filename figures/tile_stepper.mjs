@@ -346,7 +346,8 @@ const CSS = `
   font-size: 12.5px; line-height: 17px; white-space: nowrap; }
 .bf .ts-row > * { text-align: right; }
 .bf .ts-row [data-same] { color: var(--bf-muted); }
-.bf .ts-rule { display: flex; flex-wrap: wrap; gap: 0 14px; min-height: 51px; margin-top: 3px; }
+.bf .ts-rule { display: flex; flex-wrap: wrap; align-content: start; gap: 0 14px; min-height: 51px;
+  margin-top: 3px; }
 .bf .ts-rule span { white-space: nowrap; }
 .bf .ts-lanes { padding: 10px 16px 12px; border-top: 1px solid var(--bf-line); }
 .bf .ts-lane { padding: 4px 0 5px; }
@@ -742,8 +743,8 @@ function render({ model, el }) {
       "A number in a tile says how often it has crossed. For the bytes, a row or column of the picture " +
       `stands for ${formatInteger(shape.row_tokens)} tokens of a head with d = ${shape.head_dim} in ` +
       `${shape.dtype}: ${tokens(shape.seq_query)} queries, ${tokens(shape.seq_key)} keys. O is kept in ` +
-      `float32 until it is finished; L is the logsumexp. One SM of an H100 has ${formatBytes(SHARED_MEMORY)} ` +
-      `of shared memory for a program and ${formatBytes(REGISTERS)} of registers. The scores are a small ` +
+      "float32 until it is finished; L is the logsumexp. One SM of an H100 has " +
+      `${formatBytes(SHARED_MEMORY)} of shared memory for a program and ${formatBytes(REGISTERS)} of registers. The scores are a small ` +
       "example, one query a row and one key a column; O shows the first of its numbers.";
     panel.draw({ shape, steps: trace, index });
     if (!width) return;
