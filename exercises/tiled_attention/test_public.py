@@ -273,12 +273,11 @@ def test_last_queries(student, seq_query):
 def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     """The same numbers, elsewhere in memory."""
     rows, columns = tensor.shape
-    steps = {"every second row": (2, 1), "every second column": (1, 2), "transposed": (1, 1)}
-    down, across = steps[layout]
-    if layout == "transposed":
-        memory = tensor.new_zeros(columns, rows).T
-    else:
-        memory = tensor.new_zeros(down * rows, across * columns)[::down, ::across]
+    memory = {
+        "every second row": tensor.new_zeros(2 * rows, columns)[::2],
+        "every second column": tensor.new_zeros(rows, 2 * columns)[:, ::2],
+        "transposed": tensor.new_zeros(columns, rows).T,
+    }[layout]
     return memory.copy_(tensor)
 
 
