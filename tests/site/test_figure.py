@@ -6,7 +6,7 @@ import statistics
 import pytest
 from PIL import Image
 
-from figures.life_of_scores import datasheet_gpus
+from figures._gpus import datasheet_gpus
 from tests.figures.test_life_of_scores import attention_cost
 
 from .test_pages import open_page
