@@ -107,15 +107,15 @@ function roundsText({ name, rounds }) {
   return `K, V again: ${name === "sparse" ? "s" : ""}⌈N/B_r⌉ = ${times}`;
 }
 
-/** From which N, and from which M, arithmetic is the limit. */
+/** From which N, and from which M, arithmetic is the limit: words that may stand on two lines. */
 function thresholdText(name, thresholds) {
   const one = (letter, least, smallest, unit) => {
     if (least === null) return `no ${letter}`;
     return least === smallest ? `any ${letter}` : `${letter} ≥ ${formatInteger(least)}${unit}`;
   };
   const byLength = one("N", thresholds.n, SEQUENCE_LENGTHS[0], "");
-  if (name === "standard" || thresholds.m === undefined) return `(${byLength})`;
-  return `(${byLength}, ${one("M", thresholds.m, SRAM_KIB[0], " KiB")})`;
+  if (name === "standard" || thresholds.m === undefined) return [`(${byLength})`];
+  return [`(${byLength},`, `${one("M", thresholds.m, SRAM_KIB[0], " KiB")})`];
 }
 
 /** What there is to say about M and the tiles, most important first. */
@@ -128,8 +128,8 @@ function notices(options, { tile, withinTheorem }, gpu) {
   }
   if (!withinTheorem) {
     const amount = tiles === "chosen" ? "M" : `M = ${formatInteger(tile.numbers)} numbers`;
-    said.push(`${amount} is more than Nd = ${formatInteger(n * d)}, so all of K fits on the chip: ` +
-      "outside d ≤ M ≤ Nd, where the theorem holds.");
+    said.push(`${amount} is more than Nd = ${formatInteger(n * d)}: outside d ≤ M ≤ Nd, where the ` +
+      "theorem holds.");
   }
   if (tile.bytes > 1024 * (gpu.sram_kib ?? Infinity)) {
     said.push(`${gpu.name} has ${gpu.sram_kib} KiB of SRAM a multiprocessor: these tiles do not fit.`);
@@ -208,7 +208,7 @@ const CSS = `
 .bf .io-table { padding: 10px 16px 8px; font-size: 13px; }
 .bf .io-row { display: grid; align-items: center; gap: 2px 14px; padding: 8px 0;
   border-top: 1px solid var(--bf-line);
-  grid-template-columns: 12.6rem minmax(6rem, 1fr) 5.6rem 3.6rem 10.4rem; }
+  grid-template-columns: 12.4rem minmax(6rem, 1fr) 5.2rem 3.2rem 6.2rem; }
 .bf .io-row > * { min-width: 0; }
 .bf .io-row:first-child { border-top: 0; padding: 0 0 2px; align-items: end; }
 .bf .io-row svg { width: 100%; overflow: visible; }
@@ -221,6 +221,8 @@ const CSS = `
 .bf .io-name > svg { grid-column: 1; }
 .bf .io-number { text-align: right; white-space: nowrap; }
 .bf .io-limit { text-align: left; }
+.bf .io-limit small { white-space: normal; }
+.bf .io-limit small span { white-space: nowrap; }
 .bf .io-limit[data-limit="compute"] b { color: color-mix(in srgb, var(--bf-sram) 78%, var(--bf-ink)); }
 .bf .io-unit { display: none; font-weight: 400; }
 .bf .io-part { stroke: var(--bf-paper); stroke-width: 1; }
@@ -268,11 +270,14 @@ const CSS = `
 // move when the words change.
 const PARAGRAPHS = ["p.io-notice", "p.io-summary", "p.io-cache", "p.io-sources", ".io-heading"];
 const ROOM = [
-  [0, 7, 9, 8, 6, 3], [330, 6, 7, 6, 5, 3], [400, 5, 6, 5, 4, 3],
-  [478, 4, 5, 5, 3, 2], [640, 3, 4, 3, 3, 1], [930, 2, 3, 2, 2, 1],
+  [0, 6, 8, 7, 5, 3], [320, 6, 6, 6, 5, 3], [400, 4, 5, 5, 4, 2], [478, 4, 5, 4, 3, 2],
+  [558, 3, 4, 3, 3, 1], [640, 3, 3, 3, 2, 1], [800, 2, 3, 3, 2, 1], [930, 2, 3, 2, 2, 1],
 ];
-const ROOM_CSS = ROOM.map(([width, ...lines]) => `@container (min-width: ${width}px) { ${
-  lines.map((count, index) => `.bf ${PARAGRAPHS[index]} { min-height: ${(1.4 * count).toFixed(1)}em; }`).join(" ")} }`);
+const ROOM_CSS = ROOM.map(([width, ...lines]) => {
+  const rules = lines.map((count, index) =>
+    `.bf ${PARAGRAPHS[index]} { min-height: ${(1.4 * count).toFixed(1)}em; }`);
+  return `@container (min-width: ${width}px) { ${rules.join(" ")} }`;
+}).join("\n");
 
 const MARKS = {
   standard: "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
@@ -297,12 +302,15 @@ export function byteDecades({ minimum, algorithms }) {
 }
 
 function bars(id) {
-  const node = htmlNode("div", { class: "io-table", role: "table", "aria-label": "Bytes and limits of each algorithm" });
+  const node = htmlNode("div", {
+    class: "io-table", role: "table", "aria-label": "Bytes and limits of each algorithm",
+  });
   const axis = svgNode("svg", { height: BAR.axis, "aria-hidden": "true" });
   const head = (...children) => htmlNode("span", { role: "columnheader", class: "io-number" }, ...children);
   node.append(htmlNode("div", { class: "io-row bf-muted", role: "row" },
     htmlNode("span", { role: "columnheader", text: "Algorithm" }),
-    htmlNode("span", { role: "columnheader" }, htmlNode("span", { class: "bf-hidden", text: "By tensor" }), axis),
+    htmlNode("span", { role: "columnheader" },
+      htmlNode("span", { class: "bf-hidden", text: "By tensor" }), axis),
     head("asked of HBM"), head("FLOP/B"), htmlNode("span", { role: "columnheader", text: "limited by" })));
   const rows = Object.entries(ALGORITHMS).map(([name, { title, theta }]) => {
     const small = () => htmlNode("small");
@@ -315,7 +323,8 @@ function bars(id) {
     row.limitCell = htmlNode("span", { role: "cell", class: "io-number io-limit" }, row.limit, row.threshold);
     row.node = htmlNode("div", { class: "io-row", role: "row", "data-algorithm": name },
       htmlNode("span", { role: "rowheader", class: "io-name" },
-        svgNode("svg", { width: 14, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" }, mark(name, 0, 0)),
+        svgNode("svg", { width: 14, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" },
+          mark(name, 0, 0)),
         htmlNode("b", { text: title }), htmlNode("small", { class: "io-theta", text: theta }), row.rounds),
       htmlNode("span", { role: "cell" }, row.svg, row.words),
       htmlNode("span", { role: "cell", class: "io-number" }, row.bytes, row.ratio),
@@ -341,7 +350,8 @@ function bars(id) {
       row.intensity.textContent = formatNumber(intensity);
       row.limit.textContent = bound === "compute" ? "arithmetic" : "memory";
       row.limitCell.dataset.limit = bound;
-      row.threshold.textContent = thresholdText(name, thresholds[index]);
+      row.threshold.replaceChildren(...thresholdText(name, thresholds[index])
+        .flatMap((text) => [htmlNode("span", { text }), " "]));
       row.words.textContent = TENSORS.filter((tensor) => parts[tensor])
         .map((tensor) => `${tensor} ${formatBytes(parts[tensor])}`).join(", ");
     });
@@ -365,11 +375,13 @@ function bars(id) {
     // Over its line, as far as it fits.
     const half = least.getComputedTextLength() / 2;
     setAttributes(least, { x: Math.min(Math.max(minimum - half, 0), width - 2 * half) });
+    const upright = (className, at) =>
+      svgNode("line", { class: className, x1: at, x2: at, y1: -6, y2: BAR.height + 6 });
     for (const { name, parts, bytes } of model.algorithms) {
       const { svg } = rowOf[name];
       const nodes = [];
       for (let decade = low; decade <= high; decade += 1) {
-        nodes.push(svgNode("line", { class: "io-grid", x1: x(10 ** decade), x2: x(10 ** decade), y1: -6, y2: BAR.height + 6 }));
+        nodes.push(upright("io-grid", x(10 ** decade)));
       }
       const letters = [];
       let start = 0;
@@ -379,13 +391,16 @@ function bars(id) {
           "data-tensor": tensor, "data-bytes": parts[tensor],
           style: `fill: ${partFill(id, tensor)}; stroke-width: ${span > 4 ? 1 : 0}` }));
         if (span > 20 && tensor !== "statistics") {
-          letters.push(svgNode("circle", { class: "io-tag", cx: start + span / 2, cy: BAR.height / 2, r: 8.5 }),
-            svgNode("text", { class: "io-letter", x: start + span / 2, y: BAR.height / 2 + 4.5, "text-anchor": "middle", text: tensor }));
+          const [middle, centre] = [start + span / 2, BAR.height / 2];
+          letters.push(svgNode("circle", { class: "io-tag", cx: middle, cy: centre, r: 8.5 }),
+            svgNode("text", {
+              class: "io-letter", x: middle, y: centre + 4.5, "text-anchor": "middle", text: tensor,
+            }));
         }
         start += span;
       }
       nodes.push(svgNode("rect", { class: "io-frame", x: 0, width: x(bytes), y: 0, height: BAR.height }),
-        svgNode("line", { class: "io-minimum", x1: minimum, x2: minimum, y1: -6, y2: BAR.height + 6 }));
+        upright("io-minimum", minimum));
       svg.replaceChildren(...nodes, ...letters);
     }
   }
@@ -400,7 +415,9 @@ function partFill(id, tensor) {
 
 // ---- the roofline, and intensity as N grows -----------------------------------------------------
 
-const CHART = { left: 54, right: 8, roofTop: 26, roofFloor: 246, lengthTop: 276, lengthFloor: 416, height: 452 };
+const CHART = {
+  left: 54, right: 8, roofTop: 26, roofFloor: 246, lengthTop: 276, lengthFloor: 416, height: 452,
+};
 const INTENSITIES = [-1, 17]; // powers of two: every state of the figure lies in between
 const LANE = 15;
 
@@ -424,7 +441,9 @@ function chart() {
 
     const ridge = Math.min(right, Math.max(CHART.left, x(rates.ridge)));
     for (const [top, floor] of [[CHART.roofTop, CHART.roofFloor], [CHART.lengthTop, CHART.lengthFloor]]) {
-      nodes.push(svgNode("rect", { class: "io-side", x: ridge, width: right - ridge, y: top, height: floor - top }));
+      nodes.push(svgNode("rect", {
+        class: "io-side", x: ridge, width: right - ridge, y: top, height: floor - top,
+      }));
     }
     for (let power = Math.ceil(flops[0] / log(10)); power <= flops[1] / log(10); power += 1) {
       line("io-grid", CHART.left, y(10 ** power), right, y(10 ** power));
@@ -454,9 +473,11 @@ function chart() {
 
     function drawLengths() {
       const at = SEQUENCE_LENGTHS.map((n) => ioModel({ ...options, sequence_length: n }));
-      const curve = (name, intensityOf, attributes) => nodes.push(svgNode("polyline", { class: name,
-        ...attributes,
-        points: at.map((each, index) => `${x(intensityOf(each))},${yLength(SEQUENCE_LENGTHS[index])}`).join(" ") }));
+      const curve = (name, intensityOf, attributes) => {
+        const points = at.map((each, index) =>
+          `${x(intensityOf(each))},${yLength(SEQUENCE_LENGTHS[index])}`);
+        nodes.push(svgNode("polyline", { class: name, ...attributes, points: points.join(" ") }));
+      };
       curve("io-minimum", (each) => each.flops / each.minimum);
       model.algorithms.forEach(({ name }, index) =>
         curve("io-curve", (each) => each.algorithms[index].intensity,
@@ -470,13 +491,13 @@ function chart() {
     function drawPoints() {
       const once = model.flops / model.minimum;
       const onceX = x(once);
-      const onceWords = width < 480 ? "4Nd only" : "if Q, K, V, O moved once";
       const onceY = y(attainable(once, rates));
-      const onSlope = onceX < ridge;
-      const tooFar = onceX > right - 80;
-      const anchor = onSlope || tooFar ? "end" : "middle";
       nodes.push(mark("once", onceX, onceY));
-      text("bf-muted io-halo io-point", onSlope ? onceX - 6 : tooFar ? right : onceX, onceY - 9, anchor, onceWords);
+      const words = width < 480 ? "4Nd only" : "if Q, K, V, O moved once";
+      // Above the roof: left of the point on the slope, over it on the flat part, while it fits.
+      const [at, anchor] = onceX < ridge ? [onceX - 6, "end"] :
+        onceX > right - 80 ? [right, "end"] : [onceX, "middle"];
+      text("bf-muted io-halo io-point", at, onceY - 9, anchor, words);
       // From right to left each label hangs one lane lower, to the right of its line: no line can
       // cross a label then.
       const points = [...model.algorithms].sort((one, other) => other.intensity - one.intensity);
@@ -493,11 +514,16 @@ function chart() {
 }
 
 /** TFLOP/s of a power of ten. */
-const rateTick = (rate) => (rate < 1e12 ? String(Number((rate / 1e12).toPrecision(1))) : formatInteger(Math.round(rate / 1e12)));
+function rateTick(rate) {
+  const teraflops = Number((rate / 1e12).toPrecision(1));
+  return teraflops < 1 ? String(teraflops) : formatInteger(teraflops);
+}
 
 // ---- the figure ---------------------------------------------------------------------------------
 
-const STATE_KEYS = ["sequence_length", "head_dim", "dtype", "tiles", "sram_kib", "block_m", "block_n", "visible"];
+const STATE_KEYS = [
+  "sequence_length", "head_dim", "dtype", "tiles", "sram_kib", "block_m", "block_n", "visible",
+];
 
 function keys(id) {
   const hbm = "stroke: var(--bf-hbm)";
@@ -511,7 +537,7 @@ function keys(id) {
 
 function render({ model, el }) {
   const id = uniqueId("io-explorer");
-  const root = figureFrame(el, "The IO explorer: bytes asked of HBM against arithmetic", CSS + ROOM_CSS.join("\n"));
+  const root = figureFrame(el, "The IO explorer: bytes asked of HBM against arithmetic", CSS + ROOM_CSS);
   const gpus = model.get("gpus");
   const control = (make, key, label, values, show) => make({ id, model, key, label, values, show });
   const length = control(slider, "sequence_length", "Sequence length N", SEQUENCE_LENGTHS);
@@ -531,10 +557,11 @@ function render({ model, el }) {
   });
   const controls = [length, visible, dimension, dtype, tiles, gpuControl, sram, blockM, blockN];
 
-  const [numKeys, numQueries] = [0, 1].map(() => htmlNode("b", { class: "bf-value" }));
+  const [keysShown, queriesShown] = [0, 1].map(() => htmlNode("b", { class: "bf-value" }));
+  const rule = (text) => setSubscripted(htmlNode("span", { class: "bf-muted" }), text);
   const sizes = htmlNode("div", { class: "io-sizes" },
-    htmlNode("span", {}, setSubscripted(htmlNode("span", { class: "bf-muted" }), "B_c = ⌈M / 4d⌉"), numKeys),
-    htmlNode("span", {}, setSubscripted(htmlNode("span", { class: "bf-muted" }), "B_r = min(B_c, d)"), numQueries));
+    htmlNode("span", {}, rule("B_c = ⌈M / 4d⌉"), keysShown),
+    htmlNode("span", {}, rule("B_r = min(B_c, d)"), queriesShown));
   const notice = htmlNode("p", { class: "io-notice" });
   const says = htmlNode("p", { class: "io-summary", role: "status" });
   const { node: table, measured, drawWords, drawBars } = bars(id);
@@ -544,7 +571,8 @@ function render({ model, el }) {
   const cache = htmlNode("p", { class: "io-cache" });
   const sources = htmlNode("p", { class: "io-sources" });
   root.append(
-    svgNode("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" }, tensorPatterns(id)),
+    svgNode("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" },
+      tensorPatterns(id)),
     htmlNode("div", { class: "bf-title" }, htmlNode("strong", { text: "The IO explorer" }),
       htmlNode("span", { class: "bf-muted", text: "one head, forward: bytes asked of HBM, and arithmetic" })),
     htmlNode("div", { class: "bf-controls" },
@@ -554,9 +582,9 @@ function render({ model, el }) {
     htmlNode("div", { class: "io-stage" },
       htmlNode("div", { class: "io-heading" }, heading, rateWords), chartSvg),
     htmlNode("div", { class: "bf-notes bf-muted" }, keys(id),
-      htmlNode("p", { text: "A bar's length is logarithmic; its parts are shares of it. FLOPs are those of the two " +
-        "matrix products, 4N²d, of which block-sparse does a fraction s. In brackets: the N, and the M, from which on " +
-        "arithmetic is the limit. M counts numbers, as the paper does." }),
+      htmlNode("p", { text: "A bar's length is logarithmic; its parts are shares of it. FLOPs are those " +
+        "of the two matrix products, 4N²d, of which block-sparse does a fraction s. In brackets: the N, " +
+        "and the M, from which on arithmetic is the limit. M counts numbers, as the paper does." }),
       cache, sources),
   );
 
@@ -573,8 +601,8 @@ function render({ model, el }) {
     controls.forEach(({ refresh }) => refresh());
     sram.node.hidden = sizes.hidden = !byRule;
     blockM.node.hidden = blockN.node.hidden = byRule;
-    numKeys.textContent = `${formatInteger(cost.tile.blockN)} keys`;
-    numQueries.textContent = `${formatInteger(cost.tile.blockM)} queries`;
+    keysShown.textContent = `${formatInteger(cost.tile.blockN)} keys`;
+    queriesShown.textContent = `${formatInteger(cost.tile.blockM)} queries`;
     setSubscripted(notice, notices(options, cost, gpu));
     notice.dataset.within = cost.withinTheorem ? "yes" : "no";
     says.textContent = summary(options.visible, gpu, cost, rates);
