@@ -134,7 +134,8 @@ class _Counter:
         width = pointers.get_element_ty().primitive_bitwidth // 8
         visible = mask if isinstance(mask, np.ndarray) else mask.data
         addresses, visible = np.broadcast_arrays(pointers.data, visible)
-        addresses = addresses[visible].astype(np.int64)
+        # The interpreter may hold a mask as integers, which would pick elements by number.
+        addresses = addresses[visible.astype(bool)].astype(np.int64)
         for start, end, name in self.spans:
             touched = width * int(np.count_nonzero((addresses >= start) & (addresses < end)))
             for kind in kinds if touched else ():

@@ -71,18 +71,21 @@ def printed_kernel(
     first_row = batch_head * seq_query
     accumulator_head = accumulator_ptr + first_row * HEAD_DIM
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
+    in_m, in_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)  # places within a tile
 
     for start_n in range(0, seq_key, BLOCK_N):
-        columns = start_n + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-        key_tile = load_tile(key_head, columns, dims, key_strides, seq_key, HEAD_DIM)
-        value_tile = load_tile(value_head, columns, dims, value_strides, seq_key, HEAD_DIM)
+        columns = start_n + in_n  # [BLOCK_N]
+        key_tile = load_tile(key_head, start_n, in_n, dims, key_strides, seq_key, HEAD_DIM)
+        value_tile = load_tile(value_head, start_n, in_n, dims, value_strides, seq_key, HEAD_DIM)
 
         for start_m in range(0, seq_query, BLOCK_M):
-            rows = start_m + tl.arange(0, BLOCK_M)  # [BLOCK_M]
+            rows = start_m + in_m  # [BLOCK_M]
             in_rows = rows < seq_query
-            query_tile = load_tile(query_head, rows, dims, query_strides, seq_query, HEAD_DIM)
+            query_tile = load_tile(
+                query_head, start_m, in_m, dims, query_strides, seq_query, HEAD_DIM
+            )
             accumulator = load_tile(  # [BLOCK_M, BLOCK_D], float32
-                accumulator_head, rows, dims, (0, 0, HEAD_DIM, 1), seq_query, HEAD_DIM
+                accumulator_head, start_m, in_m, dims, (0, 0, HEAD_DIM, 1), seq_query, HEAD_DIM
             )
             running_max = tl.load(
                 running_max_ptr + first_row + rows, mask=in_rows, other=float("-inf")
@@ -149,10 +152,11 @@ def swapped_kernel(
     value_head = value_ptr + batch * value_strides[0] + kv_head * value_strides[1]
     first_row = batch_head * seq_query
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
+    in_m, in_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)  # places within a tile
 
     start_m = (tl.program_id(0) % blocks_m) * BLOCK_M
-    rows = start_m + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    query_tile = load_tile(query_head, rows, dims, query_strides, seq_query, HEAD_DIM)
+    rows = start_m + in_m  # [BLOCK_M]
+    query_tile = load_tile(query_head, start_m, in_m, dims, query_strides, seq_query, HEAD_DIM)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     running_max = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     running_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
@@ -162,9 +166,9 @@ def swapped_kernel(
         # The last query of the tile sees the most keys; tiles beyond are not visited at all.
         visible_keys = tl.minimum(seq_key, start_m + BLOCK_M + seq_key - seq_query)
     for start_n in range(0, visible_keys, BLOCK_N):
-        columns = start_n + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-        key_tile = load_tile(key_head, columns, dims, key_strides, seq_key, HEAD_DIM)
-        value_tile = load_tile(value_head, columns, dims, value_strides, seq_key, HEAD_DIM)
+        columns = start_n + in_n  # [BLOCK_N]
+        key_tile = load_tile(key_head, start_n, in_n, dims, key_strides, seq_key, HEAD_DIM)
+        value_tile = load_tile(value_head, start_n, in_n, dims, value_strides, seq_key, HEAD_DIM)
 
         # [BLOCK_M, BLOCK_N]; "ieee": float32 inputs are multiplied in float32, not in TF32.
         scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee")
@@ -339,7 +343,7 @@ def swapped_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict
     block_d = triton.next_power_of_2(head_dim)
     plenty = shared >= SHARED_BYTES[90]
     if dtype == torch.float32:
-        block_m, block_n, warps, stages = (64, 32, 8, 2) if block_d <= 64 else (32, 16, 8, 2)
+        block_m, block_n, warps, stages = (64, 16, 8, 2) if block_d <= 64 else (32, 16, 8, 2)
     elif block_d <= 64:
         block_m, block_n, warps, stages = 128, 64, 4, 3
     elif block_d == 128:
@@ -353,9 +357,9 @@ def printed_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict
     """The same for :func:`printed_kernel`, which holds K and V beside Q and O: the largest that fit."""
     block_d = triton.next_power_of_2(head_dim)
     if dtype == torch.float32:
-        block_m, block_n = {256: (16, 16), 128: (32, 16)}.get(block_d, (32, 32))
+        block_m, block_n = (16, 16) if block_d == 256 else (32, 16)
     else:
-        block_m, block_n = (32, 32) if block_d == 256 else (64, 64)
+        block_m, block_n = {256: (32, 32), 128: (32, 64)}.get(block_d, (64, 64))
     # One stage: nothing is fetched ahead, since what a step loads the step before has stored.
     return _blocks(block_m, block_n, block_d), {"num_warps": 8, "num_stages": 1}
 

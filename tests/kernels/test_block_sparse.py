@@ -77,6 +77,15 @@ def test_a_mask_of_all_blocks_is_dense_attention(causal):
         assert difference.within(budget(query, key, value, causal=causal))
 
 
+@pytest.mark.parametrize("lengths", [(17, 18), (17, 31), (32, 17), (31, 48)], ids=str)
+def test_blocks_that_end_on_the_diagonal(lengths):
+    # A block taken for full although its last key is hidden, or the reverse, shows here only.
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 1, n, 16, device=DEVICE) for n in (*lengths, lengths[1]))
+    mask = torch.ones([-(-n // 16) for n in lengths], dtype=torch.bool)
+    assert_matches_oracle(query, key, value, mask, block_size=16, causal=True)
+
+
 @pytest.mark.parametrize("block_size", [16, 128])
 def test_rows_of_hidden_blocks_get_zeros(block_size):
     torch.manual_seed(0)
