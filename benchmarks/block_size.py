@@ -17,7 +17,7 @@ from instruments import io_model, records
 from instruments.timing import time_interleaved
 
 DTYPE, BATCH, HEADS, LENGTH, HEAD_DIM = "float16", 64, 16, 1024, 64
-BLOCK_M, BLOCK_N = 64, (16, 32, 64, 128, 256)
+BLOCK_M, BLOCK_N = 32, (16, 32, 64, 128, 256)
 
 
 def main() -> None:

@@ -354,12 +354,12 @@ def swapped_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict
 
 
 def printed_blocks(dtype: torch.dtype, head_dim: int, shared: int) -> tuple[dict, dict]:
-    """The same for :func:`printed_kernel`, which holds K and V beside Q and O: the largest that fit."""
+    """The same for :func:`printed_kernel`: as many keys as fit, for they say how often O goes to HBM."""
     block_d = triton.next_power_of_2(head_dim)
     if dtype == torch.float32:
         block_m, block_n = (16, 16) if block_d == 256 else (32, 16)
     else:
-        block_m, block_n = {256: (32, 32), 128: (32, 64)}.get(block_d, (64, 64))
+        block_m, block_n = 32, {256: 32, 128: 128}.get(block_d, 256)
     # One stage: nothing is fetched ahead, since what a step loads the step before has stored.
     return _blocks(block_m, block_n, block_d), {"num_warps": 8, "num_stages": 1}
 
