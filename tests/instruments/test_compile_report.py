@@ -9,8 +9,15 @@ import pytest
 from instruments import compile_report
 from kernels.configurations import ARCHITECTURES, SHARED_BYTES
 
-MODULES = ("kernels.naive", "kernels.online_softmax", "kernels.flash1")
-WITHOUT_PRODUCTS = ("softmax", "pass_", "fused_", "pipelined_", "split_", "weighted_")
+MODULES = ("kernels.naive", "kernels.online_softmax", "kernels.flash1", "kernels.block_sparse")
+# The kernels that multiply matrices, and so must use the tensor cores.
+MULTIPLY = {
+    "scores_kernel",
+    "output_kernel",
+    "printed_kernel",
+    "swapped_kernel",
+    "block_sparse_kernel",
+}
 
 
 @pytest.mark.timeout(900)
@@ -23,8 +30,7 @@ def test_ships_without_spills_on_tensor_cores(module, arch):
         assert row["spill_bytes"] == 0, row
         assert 0 < row["registers"] <= 255, row
         assert row["shared_bytes"] <= SHARED_BYTES[arch], row
-        multiplies = row["kernel"] in ("scores_kernel", "output_kernel")
-        on_tensor_cores = multiplies and "float32" not in row["configuration"]
+        on_tensor_cores = row["kernel"] in MULTIPLY and "float32" not in row["configuration"]
         assert (row["tensor_core_instructions"] > 0) == on_tensor_cores, row
 
 
