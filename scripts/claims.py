@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from instruments.claims import EXPERIMENTS, Finding, Load
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, DATA = Path("book/claims.md"), Path("book/claims.toml")
 VERDICTS = ("reproduced", "in part", "not reproduced", "not yet")
+# A proof is no measurement, and stands outside the count.
+CHECKED, NOT_MEASURABLE = "formula checked by test", "not measurable"
 OUR_GPU = records.REFERENCE_GPU.rpartition("-")[2].upper()
 TOO_LITTLE = "less than the paper's"
 
@@ -36,7 +39,8 @@ class Claim:
     reproduced: float | None = None
     in_part: float | None = None
     limit: str | None = None
-    test: str | None = None
+    tests: Sequence[str] = ()
+    measurable: bool = True
     why: str | None = None
 
 
@@ -70,13 +74,11 @@ def read_papers(path: Path) -> list[Paper]:
 
 
 def answer(claim: Claim, root: Path, load: Load) -> Answer:
-    """Judge a claim by its test or its experiment; without either, or without its record: not yet."""
-    if claim.test:
-        name = claim.test.partition("::")[2]
-        rule = f"`{name}` asserts that the kernels request what the formula predicts, to the byte."
-        if not has_test(root, claim.test):
-            return Answer("–", "not yet", rule=rule)
-        return Answer("predicted = counted", "reproduced", rule=rule)
+    """Judge a claim by its tests or its experiment; without either, or without its record: not yet."""
+    if claim.tests:
+        return Answer("predicted = counted", CHECKED, rule=checked(claim.tests, root))
+    if not claim.measurable:
+        return Answer("–", NOT_MEASURABLE, f"argued in chapter {claim.chapter}")
     if not claim.experiment:
         return Answer("–", "not yet")
     used = []
@@ -108,6 +110,18 @@ def judge(claim: Claim, finding: Finding) -> tuple[str, str | None]:
     if finding.value < claim.reproduced:
         return "in part", "; ".join(filter(None, [claim.why or TOO_LITTLE, claim.limit]))
     return ("in part", claim.limit) if claim.limit else ("reproduced", None)
+
+
+def checked(tests: Sequence[str], root: Path) -> str:
+    """What the tests assert; each of them has to be there."""
+    for test in tests:
+        if not has_test(root, test):
+            raise SystemExit(f"{DATA} names {test}, and there is no such test.")
+    names = " and ".join(f"`{test.partition('::')[2]}`" for test in tests)
+    return (
+        f"{names} assert{'s' if len(tests) == 1 else ''} that the kernels request what the book's "
+        "own formula predicts, to the byte. That it grows as claimed is argued in the chapter."
+    )
 
 
 def has_test(root: Path, name: str) -> bool:
@@ -149,11 +163,14 @@ def table(paper: Paper, answers: list[Answer], linked: dict[int, str]) -> str:
 
 
 def summary(answers: list[Answer]) -> str:
-    """How many claims have which verdict, in one sentence."""
+    """How many claims have which verdict."""
     counts = Counter(given.verdict for given in answers)
-    parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[1:]]
+    measurable = sum(counts[verdict] for verdict in VERDICTS)
+    parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS[1:])
     return (
-        f"**{counts['reproduced']} of {len(answers)} claims are reproduced**; {', '.join(parts)}."
+        f"**{counts['reproduced']} of {measurable} measurable claims are reproduced**; {parts}. "
+        f"Proofs stand apart: {counts[CHECKED]} with a {CHECKED}, {counts[NOT_MEASURABLE]} "
+        f"{NOT_MEASURABLE}."
     )
 
 
