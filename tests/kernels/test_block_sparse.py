@@ -49,7 +49,7 @@ def random_mask(cell, block_size, seed=0):
     """Half of the blocks, for each head of each sequence its own."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [-(-length // block_size) for length in cell.lengths]
-    return torch.rand(2, cell.heads[0], *sizes, generator=generator) < 0.5
+    return torch.rand(cell.batch, cell.heads[0], *sizes, generator=generator) < 0.5
 
 
 @pytest.mark.parametrize(

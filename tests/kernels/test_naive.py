@@ -39,6 +39,7 @@ def test_meets_the_strict_budget_where_scores_are_exact(dtype, magnitude, causal
 
 
 def test_extreme_logits_in_float32():
+    torch.manual_seed(0)
     query, key, value = (100 * torch.randn(1, 2, 63, 64, device=kernels.device()) for _ in range(3))
     assert (query @ key.mT).abs().max() > 1e4
     assert_matches_oracle(naive.attention, query, key, value, scale=1.0)
