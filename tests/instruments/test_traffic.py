@@ -189,6 +189,24 @@ def test_atomics_count_as_a_load_and_a_store():
     ]
 
 
+@triton.jit
+def chosen_kernel(source_ptr, chosen_ptr, target_ptr, BLOCK: tl.constexpr):
+    """Copy one block of the source for each program, if its element of a boolean tensor says so."""
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    chosen = (offsets >= 0) & tl.load(chosen_ptr + tl.program_id(0))
+    tl.store(target_ptr + offsets, tl.load(source_ptr + offsets, mask=chosen), mask=chosen)
+
+
+@on_cpu
+def test_a_mask_that_was_loaded_hides_what_it_hides():
+    source, target = torch.ones(48), torch.zeros(48)
+    with traffic.counting() as counted:
+        chosen_kernel[(3,)](source, torch.tensor([False, True, False]), target, BLOCK=16)
+    assert target.tolist() == 16 * [0.0] + 16 * [1.0] + 16 * [0.0]
+    assert counted.buffers["chosen_kernel", "source"].loaded == 64
+    assert counted.buffers["chosen_kernel", "target"].stored == 64
+
+
 @on_cpu
 def test_overlapping_tensors_are_refused_and_the_interpreter_restored():
     memory = torch.zeros(20)

@@ -101,6 +101,29 @@ def _laid_out(shape, layout, generator) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
+def inputs_far_apart(far: str, stride: int = 2**31 + 8):
+    """Two triples of equal query, key and value; along ``far`` the second's elements lie ``stride`` apart.
+
+    Args:
+        far: ``"batch"``, ``"head"``, ``"row"`` or ``"head_dim"``; for the last ``stride`` is that of the
+            whole dimension.
+    """
+    axis = ["batch", "head", "row", "head_dim"].index(far)
+    shape = [(2, 1, 33, 16), (1, 2, 33, 16), (1, 1, 2, 16), (1, 1, 33, 16)][axis]
+    if far == "head_dim":
+        stride = (stride + 8) // 15
+    torch.manual_seed(0)
+    near = [torch.randn(shape).half().to(kernels.device()) for _ in range(3)]
+    spread = []
+    for tensor in near:
+        strides = list(tensor.stride())
+        strides[axis] = stride
+        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        memory = torch.empty(extent, device=tensor.device, dtype=tensor.dtype)
+        spread.append(memory.as_strided(shape, strides).copy_(tensor))
+    return near, spread
+
+
 def exact_score_inputs(dtype, magnitude, lengths=(111, 257), head_dim=64):
     """Inputs whose scores, at scale 1, are exact in float16 and bfloat16: small integers times magnitude.
 

@@ -14,6 +14,7 @@ from tests.kernels.grid import (
     DTYPES,
     assert_matches_oracle,
     full_grid,
+    inputs_far_apart,
     make_inputs,
     pairwise_grid,
 )
@@ -156,20 +157,7 @@ def test_the_papers_block_sizes():
 @either_order
 @pytest.mark.parametrize("far", ["batch", "head", "row", "head_dim"])
 def test_inputs_whose_offsets_pass_2_to_the_31(far, attention):
-    stride = 2**31 + 8
-    shape = {"batch": (2, 1, 33, 16), "head": (1, 2, 33, 16), "row": (1, 1, 2, 16)}.get(far)
-    if far == "head_dim":
-        shape, stride = (1, 1, 33, 16), (2**31 + 16) // 15
-    torch.manual_seed(0)
-    near = [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
-    axis = ["batch", "head", "row", "head_dim"].index(far)
-    spread = []
-    for tensor in near:
-        strides = list(tensor.stride())
-        strides[axis] = stride
-        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        view = torch.empty(extent, device="cuda", dtype=torch.float16).as_strided(shape, strides)
-        spread.append(view.copy_(tensor))
+    near, spread = inputs_far_apart(far)
     assert torch.equal(attention(*spread), attention(*near))
 
 

@@ -13,6 +13,7 @@ from tests.kernels.grid import (
     assert_matches_oracle,
     exact_score_inputs,
     full_grid,
+    inputs_far_apart,
     make_inputs,
     pairwise_grid,
 )
@@ -153,18 +154,5 @@ def test_scores_beyond_2_to_the_31_elements():
 @pytest.mark.gpu
 @pytest.mark.parametrize("far", ["batch", "head", "row", "head_dim"])
 def test_inputs_whose_offsets_pass_2_to_the_31(far):
-    stride = 2**31 + 8
-    shape = {"batch": (2, 1, 33, 16), "head": (1, 2, 33, 16), "row": (1, 1, 2, 16)}.get(far)
-    if far == "head_dim":
-        shape, stride = (1, 1, 33, 16), (2**31 + 16) // 15
-    torch.manual_seed(0)
-    near = [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
-    axis = ["batch", "head", "row", "head_dim"].index(far)
-    spread = []
-    for tensor in near:
-        strides = list(tensor.stride())
-        strides[axis] = stride
-        extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        view = torch.empty(extent, device="cuda", dtype=torch.float16).as_strided(shape, strides)
-        spread.append(view.copy_(tensor))
+    near, spread = inputs_far_apart(far)
     assert torch.equal(naive.attention(*spread), naive.attention(*near))
