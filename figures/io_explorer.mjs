@@ -174,7 +174,7 @@ function summary(visible, gpu, model, rates) {
   return `Against standard attention, FlashAttention asks HBM for ${printed} bytes as printed, ` +
     `${swapped} with its loops swapped, and ${sparse} block-sparse ` +
     `(${visible === 1 ? "all" : showFraction(visible)} of the blocks). ` +
-    `On ${gpu.name}, ${limits}.`;
+    `On ${gpu.name}, if HBM answered every request, ${limits}.`;
 }
 
 function cacheText(model, gpu) {

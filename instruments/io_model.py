@@ -209,14 +209,6 @@ def _tuned(blocks, shape: AttentionShape, *more) -> dict:
     return constants
 
 
-def sram_rounds(shape: AttentionShape, sram_bytes: int) -> int:
-    """How often Algorithm 1 passes over Q and O with an SRAM of this size: N / B_c = 4 N d / M."""
-    from kernels.flash1 import sram_block_sizes
-
-    _, block_columns = sram_block_sizes(sram_bytes, shape.head_dim, shape.element)
-    return ceil(shape.seq_key / block_columns)
-
-
 def softmax_requested(form: str, rows: int, columns: int, dtype: str) -> dict:
     """Bytes that a row softmax of :mod:`kernels.online_softmax` requests.
 

@@ -19,8 +19,15 @@ import triton
 import triton.language as tl
 
 from kernels.checks import DTYPES, check_attention_inputs, check_block_size, launch_device
-from kernels.configurations import POINTER_TYPES, SHARED_BYTES, Configuration, shared_bytes, strides
-from kernels.flash1 import LN_2, alike_architectures, swapped_blocks
+from kernels.configurations import (
+    POINTER_TYPES,
+    SHARED_BYTES,
+    Configuration,
+    alike_architectures,
+    shared_bytes,
+    strides,
+)
+from kernels.flash1 import LN_2, swapped_blocks
 from kernels.online_softmax import LOG2_E, online_softmax_update
 from kernels.tiles import hide_scores, load_tile, store_tile
 
@@ -135,52 +142,31 @@ def block_sparse_kernel(
     tiles_a_block: tl.constexpr = BLOCK_SIZE // BLOCK_N
     full_tiles = tl.load(full_counts_ptr + place) * tiles_a_block
     tiles = tl.load(counts_ptr + place) * tiles_a_block
-    running_max, running_sum, accumulator = visit_tiles(
-        0,
-        full_tiles,
-        columns_row,
-        query_tile,
-        running_max,
-        running_sum,
-        accumulator,
-        key_head,
-        value_head,
-        key_strides,
-        value_strides,
-        scale_log2,
-        rows,
-        dims,
-        seq_query,
-        seq_key,
-        HEAD_DIM,
-        CAUSAL,
-        False,
-        BLOCK_SIZE,
-        BLOCK_N,
-    )
-    running_max, running_sum, accumulator = visit_tiles(
-        full_tiles,
-        tiles,
-        columns_row,
-        query_tile,
-        running_max,
-        running_sum,
-        accumulator,
-        key_head,
-        value_head,
-        key_strides,
-        value_strides,
-        scale_log2,
-        rows,
-        dims,
-        seq_query,
-        seq_key,
-        HEAD_DIM,
-        CAUSAL,
-        True,
-        BLOCK_SIZE,
-        BLOCK_N,
-    )
+    # First the full blocks, then those in which single scores may be hidden.
+    for HIDE in tl.static_range(2):
+        running_max, running_sum, accumulator = visit_tiles(
+            full_tiles if HIDE else 0,
+            tiles if HIDE else full_tiles,
+            columns_row,
+            query_tile,
+            running_max,
+            running_sum,
+            accumulator,
+            key_head,
+            value_head,
+            key_strides,
+            value_strides,
+            scale_log2,
+            rows,
+            dims,
+            seq_query,
+            seq_key,
+            HEAD_DIM,
+            CAUSAL,
+            HIDE,
+            BLOCK_SIZE,
+            BLOCK_N,
+        )
 
     divisor = tl.where(running_sum == 0.0, 1.0, running_sum)
     accumulator = accumulator / divisor[:, None]

@@ -52,3 +52,12 @@ def shared_bytes(tensor: torch.Tensor) -> int:
     if not tensor.is_cuda:
         return SHARED_BYTES[90]
     return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin
+
+
+def alike_architectures(blocks, dtype: torch.dtype, head_dim: int) -> list[tuple[int, ...]]:
+    """The architectures, those for which ``blocks`` chooses the same together."""
+    groups: dict[str, list[int]] = {}
+    for architecture in ARCHITECTURES:
+        chosen = blocks(dtype, head_dim, SHARED_BYTES[architecture])
+        groups.setdefault(str(chosen), []).append(architecture)
+    return [tuple(group) for group in groups.values()]

@@ -23,10 +23,10 @@ import triton.language as tl
 
 from kernels.checks import DTYPES, check_attention_inputs, check_block_size, launch_device
 from kernels.configurations import (
-    ARCHITECTURES,
     POINTER_TYPES,
     SHARED_BYTES,
     Configuration,
+    alike_architectures,
     shared_bytes,
     strides,
 )
@@ -211,11 +211,10 @@ def printed_attention(
     scale = check_attention_inputs(query, key, value, scale)
     blocks = printed_blocks(query.dtype, query.shape[-1], shared_bytes(query))
     constants, options = _with_sizes(blocks, block_m, block_n)
-    batch, heads, seq_query, head_dim = query.shape
-    kv_heads, seq_key = key.shape[1:3]
+    batch, heads = query.shape[:2]
     output = query.new_empty(query.shape)
     logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
-    if seq_key == 0 or output.numel() == 0:
+    if key.shape[2] == 0 or output.numel() == 0:
         output.zero_(), logsumexp.fill_(float("-inf"))
         return (output, logsumexp) if return_logsumexp else output
     # Line 2 of the algorithm: O = 0, l = 0, m = -inf in HBM.
@@ -232,15 +231,7 @@ def printed_attention(
             running_sum,
             output,
             logsumexp,
-            query.stride(),
-            key.stride(),
-            value.stride(),
-            scale * LOG2_E,
-            heads,
-            heads // kv_heads,
-            seq_query,
-            seq_key,
-            HEAD_DIM=head_dim,
+            *_shared_arguments(query, key, value, scale),
             CAUSAL=causal,
             **constants,
             **options,
@@ -282,8 +273,7 @@ def attention(
     scale = check_attention_inputs(query, key, value, scale)
     blocks = swapped_blocks(query.dtype, query.shape[-1], shared_bytes(query))
     constants, options = _with_sizes(blocks, block_m, block_n)
-    batch, heads, seq_query, head_dim = query.shape
-    kv_heads, seq_key = key.shape[1:3]
+    batch, heads, seq_query, _ = query.shape
     output = query.new_empty(query.shape)
     logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
     grid = (triton.cdiv(seq_query, constants["BLOCK_M"]) * batch * heads,)
@@ -295,20 +285,20 @@ def attention(
                 value,
                 output,
                 logsumexp,
-                query.stride(),
-                key.stride(),
-                value.stride(),
-                scale * LOG2_E,
-                heads,
-                heads // kv_heads,
-                seq_query,
-                seq_key,
-                HEAD_DIM=head_dim,
+                *_shared_arguments(query, key, value, scale),
                 CAUSAL=causal,
                 **constants,
                 **options,
             )
     return (output, logsumexp) if return_logsumexp else output
+
+
+def _shared_arguments(query, key, value, scale: float) -> tuple:
+    """What both kernels take in the same order: strides, scale, heads, lengths, HEAD_DIM."""
+    heads, kv_heads = query.shape[1], key.shape[1]
+    strides = (query.stride(), key.stride(), value.stride())
+    lengths = (query.shape[2], key.shape[2])
+    return *strides, scale * LOG2_E, heads, heads // kv_heads, *lengths, query.shape[3]
 
 
 def sram_block_sizes(sram_bytes: int, head_dim: int, element: int) -> tuple[int, int]:
@@ -386,15 +376,6 @@ def configurations() -> Iterator[Configuration]:
                         options,
                         architectures,
                     )
-
-
-def alike_architectures(blocks, dtype: torch.dtype, head_dim: int) -> list[tuple[int, ...]]:
-    """The architectures, those for which ``blocks`` chooses the same together."""
-    groups: dict[str, list[int]] = {}
-    for architecture in ARCHITECTURES:
-        chosen = blocks(dtype, head_dim, SHARED_BYTES[architecture])
-        groups.setdefault(str(chosen), []).append(architecture)
-    return [tuple(group) for group in groups.values()]
 
 
 def _argument_types(kernel, dtype: torch.dtype) -> dict:

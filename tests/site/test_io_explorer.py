@@ -142,7 +142,7 @@ def test_a_screen_reader_hears_ratios_and_limits(figure):
     assert f"{ratio({}, 'printed')} bytes as printed" in status(page)
     assert f"{ratio({}, 'swapped')} with its loops swapped" in status(page)
     assert f"{ratio({}, 'sparse')} block-sparse (1/4 of the blocks)" in status(page)
-    assert "On H200, memory limits all four." in status(page)
+    assert "On H200, if HBM answered every request, memory limits all four." in status(page)
     tall = {"tiles": "chosen", "block_m": 256, "visible": 1.0}
     set_options(page, **tall)
     assert "memory limits standard and printed; arithmetic limits swapped and sparse" in status(
