@@ -243,14 +243,14 @@ const CSS = `
   --ps-tone-5: color-mix(in oklab, var(--bf-sram) 45%, #fff);
   --ps-idle: color-mix(in srgb, var(--bf-ink) 13%, var(--bf-paper));
 }
-@container (min-width: 800px) {
+@container (min-width: 720px) {
   .bf .ps-controls { grid-template-columns: 1fr 1fr 1fr; }
   .bf .ps-controls > :has(select) { grid-column: span 2; }
 }
-.bf .ps-controls [data-off] { visibility: hidden; }
-.bf p.ps-verdict { padding: 12px 16px; font-size: 15px; min-height: calc(2.8em + 24px);
+.bf .ps-controls [inert] { opacity: .4; }
+.bf p.ps-verdict { padding: 12px 16px; font-size: 15px; min-height: calc(2.8em + 25px);
   border-bottom: 1px solid var(--bf-line); }
-@container (max-width: 559.9px) { .bf p.ps-verdict { font-size: 14px; min-height: calc(5.6em + 24px); } }
+@container (max-width: 559.9px) { .bf p.ps-verdict { font-size: 14px; min-height: calc(5.6em + 25px); } }
 .bf .ps-stage { padding: 10px 16px 12px; }
 .bf .ps-stage > svg { width: 100%; overflow: visible; }
 .bf .ps-idle { fill: var(--ps-idle); }
@@ -285,7 +285,7 @@ ${Array.from({ length: TONES }, (_, tone) => `.bf .ps-tone-${tone} { fill: var(-
 .bf .ps-row svg { width: 100%; }
 .bf .ps-busy { fill: var(--bf-sram); }
 @container (max-width: 559.9px) {
-  .bf .ps-row { grid-template-columns: 1fr 4.8rem 6.4rem; padding: 3px 0; }
+  .bf .ps-row { grid-template-columns: 1fr 4.4rem 5.4rem; padding: 3px 0; }
   .bf .ps-row > :nth-child(2) { grid-column: 1 / -1; grid-row: 2; }
   .bf .ps-row:first-child > :nth-child(2) { display: none; }
 }
@@ -339,11 +339,15 @@ function chart() {
 
     text(left - 6, top + 10, "end", "SM 1");
     text(left - 6, floor - 1, "end", `SM ${sms}`);
+    const last = `${formatInteger(makespan)} steps`;
+    const room = (words) => 7.2 * words.length;
     for (const time of ticks(makespan, Math.max(2, Math.floor(inner / 110)))) {
       add("line", { class: "ps-tick", x1: x(time), x2: x(time), y1: floor, y2: floor + 5 });
-      if (x(time) < left + inner - 76) text(x(time), floor + 18, "middle", formatInteger(time));
+      const words = formatInteger(time);
+      const free = left + inner - room(last) - room(words) / 2 - 8;
+      if (x(time) < free) text(x(time), floor + 18, "middle", words);
     }
-    text(left + inner, floor + 18, "end", `${formatInteger(makespan)} steps`);
+    text(left + inner, floor + 18, "end", last);
     const tail = `M${x(tailStart)} ${top - 2}v-5H${x(makespan)}v5`;
     if (tailStart < makespan) add("path", { class: "ps-tail", d: tail });
     text(left + inner, top - 11, "end", tailText(options, schedule), "ps-tail-words");
@@ -516,8 +520,8 @@ function render({ model, el }) {
     const { options, schedule } = shown;
     const { programs, waves, utilisation, makespan, heads, allHeads, slotEnds, costs } = schedule;
     const perHead = options.parallel === "heads";
-    controls.splits.node.toggleAttribute("data-off", perHead);
-    controls.order.node.toggleAttribute("data-off", perHead);
+    controls.splits.node.toggleAttribute("inert", perHead);
+    controls.order.node.toggleAttribute("inert", perHead);
     says.textContent = verdict(options, schedule, advice(options, schedule));
     numbers.programs.draw(formatInteger(programs), programs, launchText(options, schedule));
     numbers.waves.draw(formatNumber(waves), waves,
