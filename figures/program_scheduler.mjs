@@ -542,8 +542,16 @@ function render({ model, el }) {
       "neighbour: compare no steps of one and of two. After Section 3.2 of FlashAttention-2 (Dao, 2023).";
   }
 
+  // Drawn once for all that changes together: with the keys' number that of the queries.
+  let waiting = false;
+  function drawSoon() {
+    if (waiting) return;
+    waiting = true;
+    queueMicrotask(() => { waiting = false; draw(); });
+  }
+
   const events = [...STATE_KEYS, "moment"].map((key) => `change:${key}`);
-  events.forEach((event) => model.on(event, draw));
+  events.forEach((event) => model.on(event, drawSoon));
   draw();
   const stops = [
     onWidth(picture.svg, (newWidth) => { width = newWidth; draw(); }),
@@ -552,7 +560,7 @@ function render({ model, el }) {
   return () => {
     steps.stop();
     stops.forEach((stop) => stop());
-    events.forEach((event) => model.off(event, draw));
+    events.forEach((event) => model.off(event, drawSoon));
   };
 }
 
