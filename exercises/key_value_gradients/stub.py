@@ -1,0 +1,129 @@
+"""The gradients of keys and values: the file to write your solution in."""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK_M = 32  # queries a tile
+BLOCK_N = 32  # keys a tile
+
+
+@triton.jit
+def load_rows(matrix_ptr, row, strides, rows, HEAD_DIM: tl.constexpr):
+    """Rows of a matrix, one tile of them; zeros past its last row."""
+    row, column = row[:, None].to(tl.int64), tl.arange(0, HEAD_DIM)[None, :]
+    pointers = matrix_ptr + row * strides[0] + column.to(tl.int64) * strides[1]
+    return tl.load(pointers, mask=row < rows, other=0.0)
+
+
+@triton.jit
+def store_rows(matrix_ptr, row, rows, tile):
+    """Write a tile into rows of a contiguous matrix, in the dtype it has."""
+    HEAD_DIM: tl.constexpr = tile.shape[1]
+    row, column = row[:, None].to(tl.int64), tl.arange(0, HEAD_DIM)[None, :]
+    tile = tile.to(matrix_ptr.dtype.element_ty)
+    tl.store(matrix_ptr + row * HEAD_DIM + column, tile, mask=row < rows)
+
+
+@triton.jit
+def first_query(start_n, seq_query, seq_key, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Where the first tile of queries begins that sees a key from start_n on."""
+    first = 0
+    if CAUSAL:
+        first = tl.maximum(start_n + seq_query - seq_key, 0) // BLOCK_M * BLOCK_M
+    return first
+
+
+@triton.jit
+def key_value_gradients_kernel(
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    grad_output_ptr,
+    logsumexp_ptr,
+    delta_ptr,
+    grad_key_ptr,
+    grad_value_ptr,
+    query_strides,
+    key_strides,
+    value_strides,
+    grad_output_strides,
+    scale,
+    seq_query,
+    seq_key,
+    HEAD_DIM: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One tile of keys."""
+    start_n = tl.program_id(0) * BLOCK_N
+    key_row = start_n + tl.arange(0, BLOCK_N)
+    key = load_rows(key_ptr, key_row, key_strides, seq_key, HEAD_DIM)
+    value = load_rows(value_ptr, key_row, value_strides, seq_key, HEAD_DIM)
+    grad_key = tl.zeros(key.shape, dtype=tl.float32)
+    grad_value = tl.zeros(value.shape, dtype=tl.float32)
+
+    # Your turn: add up grad_key and grad_value over the tiles of queries. The loop begins so:
+    #     first_m = first_query(start_n, seq_query, seq_key, CAUSAL, BLOCK_M)
+    #     for start_m in range(first_m, seq_query, BLOCK_M):
+    #         query_row = start_m + tl.arange(0, BLOCK_M)
+    #         query = load_rows(query_ptr, query_row, query_strides, seq_query, HEAD_DIM)
+    # load a tile of grad_output, too, and of logsumexp and delta (contiguous, one number a query).
+    # Then compute, each as a tile with a row for every key and a column for every query: the scores,
+    # the probabilities (0 where the query does not see the key), and the gradients of both.
+    pass
+
+    store_rows(grad_key_ptr, key_row, seq_key, grad_key)
+    store_rows(grad_value_ptr, key_row, seq_key, grad_value)
+
+
+def key_value_gradients(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    grad_output: torch.Tensor,
+    logsumexp: torch.Tensor,
+    delta: torch.Tensor,
+    scale: float,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of attention's keys and values, one head.
+
+    Args:
+        query: (seq_query, head_dim), float16, bfloat16 or float32, any strides.
+        key, value: (seq_key, head_dim), the same dtype, any strides.
+        grad_output: (seq_query, head_dim), the gradient of the output, the same dtype, any strides.
+        logsumexp: (seq_query,), float32, contiguous, each query's log(sum(exp(score))).
+        delta: (seq_query,), float32, contiguous, each query's sum(grad_output * output).
+        scale: what the scores are multiplied with.
+        causal: whether later keys are hidden; the last query sees the last key.
+
+    Returns:
+        grad_key and grad_value, (seq_key, head_dim) in the dtype of key, contiguous.
+    """
+    (seq_query, head_dim), seq_key = query.shape, key.shape[0]
+    grad_key = torch.empty((seq_key, head_dim), dtype=key.dtype, device=key.device)
+    grad_value = torch.empty((seq_key, head_dim), dtype=key.dtype, device=key.device)
+    key_value_gradients_kernel[(triton.cdiv(seq_key, BLOCK_N),)](
+        query,
+        key,
+        value,
+        grad_output,
+        logsumexp,
+        delta,
+        grad_key,
+        grad_value,
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        grad_output.stride(),
+        scale,
+        seq_query,
+        seq_key,
+        HEAD_DIM=head_dim,
+        CAUSAL=causal,
+        BLOCK_M=BLOCK_M,
+        BLOCK_N=BLOCK_N,
+    )
+    return grad_key, grad_value
