@@ -85,9 +85,22 @@ class FlashAttention1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        from kernels import flash2
+        from kernels import flash2_backward
 
-        return *flash2.backward(*ctx.saved_tensors, grad_output, causal=ctx.causal), None
+        query, key, *_, logsumexp = ctx.saved_tensors
+        everything = query.shape[2] + key.shape[2]
+        gradients = flash2_backward.backward(
+            grad_output,
+            torch.zeros_like(logsumexp),
+            *ctx.saved_tensors,
+            seed=None,
+            scale=query.shape[-1] ** -0.5,
+            before=everything,
+            after=0 if ctx.causal else everything,
+            softcap=0.0,
+            dropout=0.0,
+        )
+        return *gradients, None
 
 
 def _flash2(query, key, value, causal):
@@ -123,6 +136,10 @@ def main() -> None:
     )
     parser.add_argument("--experiment", required=True, help="name of the record")
     chosen = parser.parse_args()
+    if chosen.rounds < 1:
+        parser.error(f"--rounds is at least 1, not {chosen.rounds}")
+    if chosen.loss_steps and chosen.loss_steps < LOSS_EVERY:
+        parser.error(f"--loss-steps is 0 or at least {LOSS_EVERY}, not {chosen.loss_steps}")
     cases = in_order(chosen.models, chosen.lengths)
     if not cases:
         known = sorted({n for model in chosen.models for n in MODELS[model].batches})

@@ -263,6 +263,8 @@ def test_agreement_is_the_difference_over_the_spread_of_the_seeds():
         (["--models", "gpt9", "--experiment", "x"], "'gpt9' is not one of gpt2-small"),
         (["--attentions", "flash9", "--experiment", "x"], "'flash9' is not one of eager"),
         (["--models", "lra", "--lengths", "512", "--experiment", "x"], "[1024, 2048, 4096]"),
+        (["--rounds", "0", "--experiment", "x"], "--rounds is at least 1, not 0"),
+        (["--loss-steps", "3", "--experiment", "x"], "--loss-steps is 0 or at least 5, not 3"),
         ([], "the following arguments are required: --experiment"),
     ],
 )
