@@ -294,7 +294,7 @@ def test_unequal_lengths(student, lengths):
     )
 
 
-@pytest.mark.parametrize("lengths", [(48, 16), (100, 70)], ids=str)
+@pytest.mark.parametrize("lengths", [(64, 16), (96, 40)], ids=str)
 def test_queries_without_keys(student, lengths):
     given = draw(*lengths, causal=True)
     assert not any(gradient.isnan().any() for gradient in call(student, given)), (
@@ -312,9 +312,9 @@ def test_queries_without_keys(student, lengths):
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("lengths", [(1, 1), (31, 33), (63, 47)], ids=str)
+@pytest.mark.parametrize("lengths", [(1, 1), (31, 33), (47, 63)], ids=str)
 def test_any_length(student, lengths, causal):
-    given = with_delta(draw(*lengths, causal=causal))
+    given = draw(*lengths, causal=causal)
     assert not any(gradient.isnan().any() for gradient in call(student, given)), (
         "{} queries and {} keys give NaN: load logsumexp and delta with mask=query_row < seq_query, "
         "because behind them may lie anything, and other=0.0.".format(*lengths)
@@ -352,7 +352,7 @@ def test_strides(student, name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_16_bit_inputs(student, dtype):
-    given = with_delta(draw(2 * BLOCK, BLOCK, dtype=dtype))
+    given = draw(dtype=dtype)
     try:
         call(student, given)
     except Exception as error:
@@ -371,16 +371,14 @@ def test_16_bit_inputs(student, dtype):
     grad_output[3 * BLOCK :] *= -1
     assert_right(student, replace(single_key, grad_output=before_nan(grad_output)), mistake)
     # The difference of two large numbers: what they lose when they are rounded is more than it.
-    shifted = replace(
-        given, value=given.value + 64, delta=given.delta + 64 * given.grad_output.float().sum(1)
-    )
+    shifted = replace(given, value=given.value + 64, delta=64 * given.grad_output.float().sum(1))
     assert_right(student, shifted, mistake, ("grad_key",))
 
 
 def test_float32_inputs(student):
     assert_right(
         student,
-        with_delta(draw(2 * BLOCK, BLOCK)),
+        draw(),
         "Of float32 inputs only 11 bits or fewer counted: ask tl.dot for input_precision='ieee', because "
         "by default a GPU rounds float32 to TF32, and convert nothing to a smaller dtype.",
     )

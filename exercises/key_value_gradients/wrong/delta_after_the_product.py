@@ -1,4 +1,4 @@
-# loses: test_delta, test_any_length, test_16_bit_inputs, test_float32_inputs
+# loses: test_delta, test_16_bit_inputs
 """delta is subtracted from the product with the probabilities."""
 
 import torch

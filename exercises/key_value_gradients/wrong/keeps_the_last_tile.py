@@ -1,5 +1,5 @@
 # loses: test_several_tiles, test_causal, test_unequal_lengths, test_queries_without_keys,
-# test_any_length, test_16_bit_inputs, test_float32_inputs
+# test_any_length, test_16_bit_inputs
 """Each tile of queries replaces what the one before added."""
 
 import torch

@@ -45,7 +45,7 @@ def merge_splits_kernel(
         new_max = tl.maximum(running_max, logsumexp)
         shift = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp(running_max - shift)
-        weight = tl.where(logsumexp == float("-inf"), 0.0, tl.exp(shift - shift))
+        weight = tl.where(logsumexp == float("-inf"), 0.0, 1.0)
         running_sum = running_sum * rescale + weight
         accumulator = accumulator * rescale[:, None] + output * weight[:, None]
         running_max = new_max
