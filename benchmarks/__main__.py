@@ -23,6 +23,11 @@ SWEEPS = (
     "--lengths 128,256,512,1024,2048,4096,8192,16384,32768,65536 --experiment flash1_memory",
     "block_size --experiment flash1_block_size",
     "block_sparse --experiment block_sparse",
+    "attention --kernels flash1,flash2 --peers fa2,cudnn,flex --experiment flash2",
+    "attention --kernels flash2 --peers fa2,cudnn,flex --directions bwd --experiment flash2_backward",
+    "memory --kernels flash2 --peers eager,fa2 --batch 16 --heads 8 --direction fwd+bwd "
+    "--lengths 128,256,512,1024,2048,4096,8192,16384,32768,65536 --experiment flash2_memory",
+    "training --experiment training",
 )
 
 

@@ -16,6 +16,7 @@ KERNELS = {
     "naive": "naive:attention",
     "flash1_printed": "flash1:printed_attention",
     "flash1": "flash1:attention",
+    "flash2": "flash2:attention",
 }
 """The book's kernels: name to ``module:function``."""
 
@@ -78,6 +79,8 @@ def compiled_flex_attention() -> Callable:
     """FlexAttention as its authors say to use it: through ``torch.compile``, here for fixed shapes."""
     # Every shape of a sweep is compiled for itself.
     torch._dynamo.config.recompile_limit = 64
+    # The backward pass is timed again and again over one forward pass, whose buffers must stay.
+    torch._functorch.config.donated_buffer = False
     return torch.compile(flex_attention, dynamic=False)
 
 

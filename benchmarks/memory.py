@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --kernels naive --peers eager,fa2 --experiment naive_memory
 
-One row a kernel or peer and length: ``contestant, n, batch, heads, d, dtype, causal, peak_bytes``,
-the most the GPU held at once, inputs and output included; null where memory ran out. ``gpu_bytes``
-is what the GPU has.
+One row a kernel or peer and length: ``contestant, direction, n, batch, heads, d, dtype, causal,
+peak_bytes``, the most the GPU held at once, inputs and output included; null where memory ran out.
+``gpu_bytes`` is what the GPU has.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import argparse
 import torch
 
 from benchmarks import contestants
-from benchmarks.attention import _integers, _names
+from benchmarks.attention import DIRECTIONS, _integers, _names, timed_call
 from instruments import records
 
 DTYPE, HEAD_DIM = "float16", 64
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=_integers, default=[2**i for i in range(10, 18)])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--direction", choices=DIRECTIONS, default="fwd")
     parser.add_argument("--experiment", required=True, help="name of the record")
     chosen = parser.parse_args()
     entrants = {name: contestants.kernel(name) for name in chosen.kernels}
@@ -35,10 +36,11 @@ def main() -> None:
     for name, function in entrants.items():
         for length in chosen.lengths:
             shape = (chosen.batch, chosen.heads, length, HEAD_DIM)
-            peak = peak_bytes(function, shape)
+            peak = peak_bytes(function, shape, chosen.direction)
             rows.append(
                 {
                     "contestant": name,
+                    "direction": chosen.direction,
                     "n": length,
                     "batch": chosen.batch,
                     "heads": chosen.heads,
@@ -53,13 +55,13 @@ def main() -> None:
     print("recorded in", records.save(chosen.experiment, rows).relative_to(records.ROOT))
 
 
-def peak_bytes(function, shape: tuple[int, int, int, int]) -> int | None:
+def peak_bytes(function, shape: tuple[int, int, int, int], direction: str) -> int | None:
     """The most memory held during one call, or None where it runs out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
         inputs = contestants.random_inputs(DTYPE, *shape)
-        function(*inputs, False)
+        timed_call(function, inputs, False, direction)()
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         return None

@@ -43,7 +43,7 @@ from benchmarks.attention import _integers, _names
 from benchmarks.gpt import Shape, Transformer
 from instruments import records, roofline
 from instruments.timing import time_interleaved
-from kernels import flash1
+from kernels import flash1, flash2, flash2_backward
 
 PEAK_TFLOPS = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989}
 """Dense bfloat16 TFLOP/s in the datasheet."""
@@ -85,8 +85,6 @@ class FlashAttention1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        from kernels import flash2_backward
-
         query, key, *_, logsumexp = ctx.saved_tensors
         everything = query.shape[2] + key.shape[2]
         gradients = flash2_backward.backward(
@@ -104,8 +102,6 @@ class FlashAttention1(torch.autograd.Function):
 
 
 def _flash2(query, key, value, causal):
-    from kernels import flash2
-
     return flash2.attention(query, key, value, causal=causal)
 
 

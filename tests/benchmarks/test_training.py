@@ -1,6 +1,5 @@
 """The training benchmark: the models are what they are called, and every attention trains them alike."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,17 +16,6 @@ from instruments import records
 DECODER = Shape(layers=1, width=32, heads=2, vocabulary=320)
 ENCODER = Shape(layers=1, width=32, heads=2, vocabulary=320, causal=False, hidden=64)
 SEQ, BATCH = 32, 2
-
-ATTENTIONS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            name.startswith("flash") and importlib.util.find_spec("kernels.flash2") is None,
-            reason="kernels.flash2 is not there yet",
-        ),
-    )
-    for name in training.ATTENTIONS
-]
 
 
 def toy(shape=DECODER, dtype=torch.float32):
@@ -78,7 +66,7 @@ def gradients(model, attention, shape, autocast):
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("shape", [DECODER, ENCODER], ids=["decoder", "encoder"])
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", training.ATTENTIONS)
 def test_every_attention_gives_the_same_loss_and_gradients(attention, shape, autocast):
     exact = gradients(toy(shape, torch.float64), "eager", shape, autocast=False)
     error = (gradients(toy(shape), attention, shape, autocast) - exact).norm()

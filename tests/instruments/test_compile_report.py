@@ -9,7 +9,13 @@ import pytest
 from instruments import compile_report
 from kernels.configurations import ARCHITECTURES, SHARED_BYTES
 
-MODULES = ("kernels.naive", "kernels.online_softmax", "kernels.flash1", "kernels.block_sparse")
+MODULES = (
+    "kernels.naive",
+    "kernels.online_softmax",
+    "kernels.flash1",
+    "kernels.block_sparse",
+    "kernels.flash2",
+)
 # The kernels that multiply matrices, and so must use the tensor cores.
 MULTIPLY = {
     "scores_kernel",
@@ -17,6 +23,9 @@ MULTIPLY = {
     "printed_kernel",
     "swapped_kernel",
     "block_sparse_kernel",
+    "forward_kernel",
+    "key_value_kernel",
+    "query_kernel",
 }
 
 
