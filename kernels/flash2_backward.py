@@ -75,10 +75,9 @@ def prepare_kernel(
     delta = tl.sum(output_tile.to(tl.float32) * grad_output_tile.to(tl.float32), axis=1)
     delta -= tl.load(grad_logsumexp_ptr + places, mask=in_rows, other=0.0)
     tl.store(delta_ptr + places, delta, mask=in_rows)
-    # A row that saw no key (minus infinity) must get P = exp(S - logsumexp) = 0.
+    # Minus infinity for a row that saw no key. Its P is infinite then, and hidden in every tile.
     logsumexp = tl.load(logsumexp_ptr + places, mask=in_rows, other=0.0)
-    shift = tl.where(logsumexp == float("-inf"), float("inf"), logsumexp / scale)
-    tl.store(shift_ptr + places, shift, mask=in_rows)
+    tl.store(shift_ptr + places, logsumexp / scale, mask=in_rows)
 
 
 @triton.jit
@@ -194,9 +193,9 @@ def gather_from_queries(
         grad_output_tile = load_tile(
             grad_output_head, start_m, in_m, dims, grad_output_strides, end, HEAD_DIM
         )
-        # Past the last query P must be 0.
+        # Past the last query Q and dO are 0, and so is what they add, whatever P is.
         places = member * seq_query + rows
-        shift = tl.load(shift_ptr + places, mask=rows < end, other=float("inf"))
+        shift = tl.load(shift_ptr + places, mask=rows < end, other=0.0)
         delta = tl.load(delta_ptr + places, mask=rows < end, other=0.0)
 
         # Transposed, [BLOCK_N, BLOCK_M]: so they are left operands below as they come.
@@ -458,7 +457,7 @@ def query_kernel(
         grad_output_head, start_m, in_m, dims, grad_output_strides, seq_query, HEAD_DIM
     )
     places = batch_head * seq_query + rows
-    shift = tl.load(shift_ptr + places, mask=rows < seq_query, other=float("inf"))
+    shift = tl.load(shift_ptr + places, mask=rows < seq_query, other=0.0)
     delta = tl.load(delta_ptr + places, mask=rows < seq_query, other=0.0)
     grad_query = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
 

@@ -381,3 +381,156 @@ BLOCK_SPARSE_MUTATIONS = [
         "block * BLOCK_SIZE",
     ),
 ]
+
+FLASH2_FORWARD = ("kernels.score_options", "kernels.flash2_forward")
+FLASH2_BACKWARD = ("kernels.score_options", "kernels.flash2_backward")
+SCORE_OPTIONS_MUTATIONS = [
+    Mutation(
+        "tiles at the left edge of a window taken as whole",
+        "kernels.score_options",
+        "tl.cdiv(tl.maximum(stop - 1 - before, 0), BLOCK)",
+        "(tl.maximum(stop - 1 - before, 0) // BLOCK)",
+    ),
+    Mutation(
+        "the tile on the diagonal taken as whole",
+        "kernels.score_options",
+        "tl.minimum(start + after + 1, length) // BLOCK",
+        "tl.minimum(start + after + BLOCK, length) // BLOCK",
+    ),
+    Mutation(
+        "the last tile seen is left out",
+        "kernels.score_options",
+        "tl.cdiv(tl.minimum(stop + after, length), BLOCK), first)",
+        "tl.minimum(stop + after, length) // BLOCK, first)",
+    ),
+    Mutation(
+        "a window that is too narrow by one",
+        "kernels.score_options",
+        "(later >= -before)",
+        "(later > -before)",
+    ),
+    Mutation(
+        "a query sees the key after its own",
+        "kernels.score_options",
+        "(later <= after)",
+        "(later <= after + 1)",
+    ),
+    Mutation(
+        "positions aligned at the top left",
+        "kernels.score_options",
+        "columns - (rows + (seq_key - seq_query))",
+        "columns - rows",
+    ),
+    Mutation(
+        "the cap without the scale",
+        "kernels.score_options",
+        "LOG2_E_CONSTANT * scale / softcap",
+        "LOG2_E_CONSTANT / softcap",
+    ),
+]
+FLASH2_FORWARD_MUTATIONS = [
+    Mutation(
+        "missing tail mask: keys past the end score 0",
+        "kernels.score_options",
+        "(columns < seq_key) & (later",
+        "(later",
+    ),
+    Mutation(
+        "no rescale of the output",
+        "kernels.flash2_forward",
+        "accumulator = accumulator * rescale[:, None]",
+        "accumulator = accumulator",
+    ),
+    Mutation(
+        "dropped weights leave the sum too",
+        "kernels.flash2_forward",
+        "kept_sum = divisor * (1.0 - dropout) if DROPOUT else divisor",
+        "kept_sum = divisor",
+    ),
+    Mutation(
+        "grouped heads read key head h mod kv_heads",
+        "kernels.flash2_forward",
+        "kv_head = head // heads_per_kv_head",
+        "kv_head = head % (heads // heads_per_kv_head)",
+    ),
+    Mutation(
+        "a split of the keys forgets its first tile",
+        "kernels.flash2_forward",
+        "tl.maximum(bounds[PART], first_tile)",
+        "tl.maximum(bounds[PART], first_tile + tl.program_id(1))",
+    ),
+    Mutation(
+        "splits merged with equal weight",
+        "kernels.flash2_forward",
+        "part * (weight * new_share)[:, None]",
+        "part * weight[:, None]",
+    ),
+    Mutation(
+        "the merged logsumexp without its maximum",
+        "kernels.flash2_forward",
+        "logsumexp = row_max + tl.log2(divisor) * LN_2",
+        "logsumexp = tl.log2(divisor) * LN_2",
+    ),
+]
+FLASH2_BACKWARD_MUTATIONS = [
+    Mutation(
+        "delta left out",
+        "kernels.flash2_backward",
+        "delta = tl.load(delta_ptr + places, mask=rows < end, other=0.0)",
+        "delta = tl.zeros_like(shift)",
+    ),
+    Mutation(
+        "the gradient of the logsumexp with the wrong sign",
+        "kernels.flash2_backward",
+        "delta -= tl.load(grad_logsumexp_ptr",
+        "delta += tl.load(grad_logsumexp_ptr",
+    ),
+    Mutation(
+        "the scale forgotten in dK",
+        "kernels.flash2_backward",
+        "grad_key * scale",
+        "grad_key",
+    ),
+    Mutation(
+        "the scale forgotten in dQ",
+        "kernels.flash2_backward",
+        "grad_query * scale",
+        "grad_query",
+    ),
+    Mutation(
+        "only the first head of a group counts",
+        "kernels.flash2_backward",
+        "for step in range(tiles * heads_per_kv_head):",
+        "for step in range(tiles):",
+    ),
+    Mutation(
+        "every head of a group takes the statistics of the first",
+        "kernels.flash2_backward",
+        "places = member * seq_query + rows",
+        "places = rows",
+    ),
+    Mutation(
+        "dropout not replayed in dV",
+        "kernels.flash2_backward",
+        "weights = tl.where(kept, probabilities, 0.0)",
+        "weights = probabilities",
+    ),
+    Mutation(
+        "dropout of a group replayed with the numbers of its first head",
+        "kernels.flash2_backward",
+        "            batch_head + member,\n",
+        "            batch_head,\n",
+    ),
+    Mutation(
+        "the slope of the cap forgotten",
+        "kernels.flash2_backward",
+        "grad_scores *= 1.0 - (capped / softcap) * (capped / softcap)",
+        "grad_scores *= 1.0",
+    ),
+    Mutation(
+        "the roles of before and after not exchanged for keys",
+        "kernels.flash2_backward",
+        "tiles_seen(position, stop, after, before, seq_query, BLOCK_M)",
+        "tiles_seen(position, stop, before, after, seq_query, BLOCK_M)",
+    ),
+]

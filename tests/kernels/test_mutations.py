@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import kernels
+from kernels import flash2, flash2_backward, flash2_forward
 from tests.kernels import mutations, test_block_sparse, test_online_softmax
 from tests.kernels.grid import Cell, assert_matches_oracle, exact_score_inputs, make_inputs
 from tests.kernels.mutations import Mutation
+from tests.kernels.training import assert_trains_like_the_oracle
 
 pytestmark = pytest.mark.skipif(
     not kernels.INTERPRETED,
@@ -95,6 +97,65 @@ def check_block_sparse(module: ModuleType) -> None:
         tests.test_rows_of_hidden_blocks_get_zeros(16)
 
 
+# Tiles of 16, so that small inputs have whole tiles, edges and tiles that nobody sees.
+FLASH2_CELLS = (
+    (RAGGED, {"window": 20}),
+    (GROUPED_CAUSAL, {}),
+    (cell(17, 20, heads=(4, 2)), {}),
+    (ROWS_THAT_SEE_NOTHING, {}),
+    (ONE_KEY_OF_A_TILE_HIDDEN, {"window": 33}),
+    (cell(33, 40), {"softcap": 2.0}),
+    (cell(20, 40, causal=True, heads=(2, 1)), {"dropout": 0.3}),
+)
+
+
+def small_blocks(dtype, head_dim, architecture, optional=False) -> tuple[dict, dict]:
+    return flash2_forward.block_sizes(16, 16, head_dim, 4, 1)
+
+
+def differentiable(forward: Callable, backward: Callable) -> Callable:
+    """Attention made of two launchers, as :mod:`kernels.flash2` makes it of its own."""
+
+    class Attention(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, query, key, value, *options):
+            output, logsumexp = forward(query, key, value, *options)
+            ctx.save_for_backward(query, key, value, output, logsumexp)
+            ctx.options = options
+            return output, logsumexp
+
+        @staticmethod
+        def backward(ctx, *grads):
+            gradients = backward(*grads, *ctx.saved_tensors, *ctx.options)
+            return *gradients, *[None] * len(ctx.options)
+
+    with_options = mock.Mock(side_effect=Attention.apply)
+
+    def attention(*tensors, **options):
+        with mock.patch.object(flash2, "_forward", with_options):
+            return flash2.attention(*tensors, **options)
+
+    return attention
+
+
+def check_flash2_forward(module: ModuleType) -> None:
+    module.forward_blocks = small_blocks
+    attention = differentiable(module.forward, flash2_backward.backward)
+    for each, options in FLASH2_CELLS:
+        assert_trains_like_the_oracle(attention, *make_inputs(each), causal=each.causal, **options)
+    with mock.patch.object(flash2, "flash2_forward", module):
+        for each in CELLS:
+            split = functools.partial(flash2.split_attention, splits=3)
+            assert_matches_oracle(split, *make_inputs(each), causal=each.causal)
+
+
+def check_flash2_backward(module: ModuleType) -> None:
+    module.key_value_blocks = module.query_blocks = small_blocks
+    attention = differentiable(flash2_forward.forward, module.backward)
+    for each, options in FLASH2_CELLS:
+        assert_trains_like_the_oracle(attention, *make_inputs(each), causal=each.causal, **options)
+
+
 SUBJECTS = {
     "naive": (mutations.NAIVE, check_naive, mutations.NAIVE_MUTATIONS),
     "online_softmax": (
@@ -116,6 +177,16 @@ SUBJECTS = {
         mutations.BLOCK_SPARSE,
         check_block_sparse,
         mutations.HELPER_MUTATIONS + mutations.BLOCK_SPARSE_MUTATIONS,
+    ),
+    "flash2 forward": (
+        mutations.FLASH2_FORWARD,
+        check_flash2_forward,
+        mutations.SCORE_OPTIONS_MUTATIONS + mutations.FLASH2_FORWARD_MUTATIONS,
+    ),
+    "flash2 backward": (
+        mutations.FLASH2_BACKWARD,
+        check_flash2_backward,
+        mutations.SCORE_OPTIONS_MUTATIONS + mutations.FLASH2_BACKWARD_MUTATIONS,
     ),
 }
 PLANTED = [
