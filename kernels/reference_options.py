@@ -67,7 +67,7 @@ def error_budget(query, key, value, options: Options) -> tuple[Errors, Errors]:
     probabilities, logsumexp = _softmax(scores)
     weights = _dropped(probabilities.to(query.dtype).float(), options)
     careful = (weights @ _repeated(value.float(), query)).to(query.dtype)
-    largest = value.abs().max().item() / (1 - options.dropout) if value.numel() else 0.0
+    largest = _largest(value) / (1 - options.dropout)
     return (
         _doubled(errors(careful, expected), largest),
         _doubled(errors(logsumexp, expected_logsumexp), _largest_score(query, key, options)),
@@ -99,6 +99,7 @@ def gradient_budget(
     # Sums of magnitudes bound what rounding in another order can do. A score that is off by some part of
     # its own sum of magnitudes puts P off by as much, relative to P.
     sizes = probabilities * (1 + factor * wide[0].abs() @ key_wide.abs().mT)
+    grad_probability_sizes = _dropped(grad_output.abs() @ value_wide.abs().mT, options)
 
     budgets = [Errors(0.0, 0.0)] * 3
     for output in _careful_outputs(probabilities, value_wide, dtype, options):
@@ -112,14 +113,15 @@ def gradient_budget(
             _summed(factor * rounded.mT @ wide[0], kv_heads),
             _summed(weights.mT @ grad_output, kv_heads),
         )
-        score_sizes = sizes * (grad_probabilities.abs() + delta.abs()[..., None])
+        delta_sizes = (grad_output * output).abs().sum(-1, keepdim=True)
+        score_sizes = sizes * (grad_probability_sizes + delta_sizes)
         magnitudes = (
             factor * score_sizes @ key_wide.abs(),
             _summed(factor * score_sizes.mT @ wide[0].abs(), kv_heads),
             _summed(_dropped(sizes, options).mT @ grad_output.abs(), kv_heads),
         )
         found = (
-            _doubled(errors(c.to(dtype), e), m.abs().max().item() if m.numel() else 0.0)
+            _doubled(_at_least_one_rounding(errors(c.to(dtype), e), e, dtype), _largest(m))
             for c, e, m in zip(careful, expected, magnitudes, strict=True)
         )
         budgets = [_larger(*pair) for pair in zip(budgets, found, strict=True)]
@@ -139,6 +141,17 @@ def _careful_outputs(probabilities, value, dtype, options: Options):
         yield (unit * (weights @ value)).to(dtype).float()
 
 
+def _at_least_one_rounding(error: Errors, expected, dtype) -> Errors:
+    """Not less than half a unit in the last place of the largest element: a tie may fall either way."""
+    return Errors(
+        max(error.maximum, torch.finfo(dtype).eps / 2 * _largest(expected)), error.root_mean_square
+    )
+
+
+def _largest(tensor) -> float:
+    return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
 def _larger(one: Errors, other: Errors) -> Errors:
     return Errors(
         max(one.maximum, other.maximum), max(one.root_mean_square, other.root_mean_square)
@@ -154,9 +167,8 @@ def _largest_score(query, key, options: Options) -> float:
     magnitudes = _scale(query, options) * (
         query.abs().double() @ _repeated(key.abs().double(), query).mT
     )
-    largest = magnitudes.max().item() if magnitudes.numel() else 0.0
     # tanh is computed to a few units in the last place of 1, so a capped score to some of the cap.
-    return largest + (options.softcap or 0.0)
+    return _largest(magnitudes) + (options.softcap or 0.0)
 
 
 def _scores(query, key, options: Options) -> tuple[torch.Tensor, torch.Tensor | float]:
