@@ -12,6 +12,9 @@ from instruments.records import Record
 
 Load = Callable[[str], Record]
 
+DATASHEET_TFLOPS = 989.4
+"""What NVIDIA's data sheets give for float16 products on an H100 and an H200."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -136,11 +139,86 @@ def few_heads(load: Load) -> Finding:
     return Finding(gains[few] / gains[many], shown)
 
 
+def over_flash1(load: Load) -> Finding:
+    """FlashAttention-2's forward pass beside chapter 3's kernel with its loops swapped."""
+    record = load("flash2")
+    ratios = []
+    for row in record.where(kernel="flash2"):
+        problem = {name: row[name] for name in ("dtype", "n", "d", "causal")}
+        ratios.append(record.one(kernel="flash1", **problem)["ms"] / row["ms"])
+    return Finding(_middle(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×")
+
+
+def share_of_peak(load: Load) -> Finding:
+    """The fastest forward pass over what the data sheet promises for float16."""
+    rows = load("flash2").where(kernel="flash2", dtype="float16", n=2**14)
+    shares = [row["tflops"] / DATASHEET_TFLOPS for row in rows]
+    return Finding(max(shares), f"{min(shares):.0%}–{max(shares):.0%}, forward".replace("%", " %"))
+
+
+def both_ways_d64(load: Load) -> Finding:
+    """Forward and backward together at 16 384 tokens, over the paper's figures for an H100."""
+    return _both_ways(load, 64, {False: 296, True: 284})
+
+
+def both_ways_d128(load: Load) -> Finding:
+    """The same at d 128."""
+    return _both_ways(load, 128, {False: 338, True: 328})
+
+
+def _both_ways(load: Load, d: int, paper: dict[bool, float]) -> Finding:
+    reached = []
+    for causal in paper:
+        problem = {"kernel": "flash2", "dtype": "float16", "n": 2**14, "d": d, "causal": causal}
+        forward, backward = (
+            load(name).one(**problem)["tflops"] for name in ("flash2", "flash2_backward")
+        )
+        # The backward pass has 2.5 times the FLOPs of the forward one.
+        reached.append(3.5 / (1 / forward + 2.5 / backward))
+    shown = ", ".join(f"{tflops:.0f}" for tflops in reached)
+    ratios = (tflops / figure for tflops, figure in zip(reached, paper.values(), strict=True))
+    return Finding(min(ratios), f"{shown} TFLOP/s")
+
+
+def bert_training(load: Load) -> Finding:
+    """A training step of BERT-large's shape, over one with eager attention."""
+    over_eager = load("training").one(model="bert-large", attention="flash2")["speedup"]["eager"]
+    return Finding(over_eager - 1, f"{over_eager - 1:.0%}".replace("%", " %"))
+
+
+def gpt2_training(load: Load) -> Finding:
+    """Training steps of GPT-2 small, over ones with eager attention."""
+    rows = load("training").where(model="gpt2-small", attention="flash2")
+    ratios = {row["n"]: row["speedup"]["eager"] for row in rows}
+    shown = ", ".join(f"{ratios[n]:.1f}× at N {n}" for n in (min(ratios), max(ratios)))
+    return Finding(ratios[1024], shown)
+
+
+def long_range_training(load: Load) -> Finding:
+    """Training steps of the long-range arena's model, the mean over its lengths."""
+    rows = load("training").where(model="lra", attention="flash2")
+    ratios = [row["speedup"]["eager"] for row in rows]
+    mean = sum(ratios) / len(ratios)
+    return Finding(mean, f"{mean:.1f}× ({min(ratios):.1f}–{max(ratios):.1f}×)")
+
+
+def training_utilisation(load: Load) -> Finding:
+    """A model of 1.3 billion parameters: its FLOPs a second over the data sheet's."""
+    rows = load("training").where(model="gpt-1.3b", attention="flash2")
+    best = max(rows, key=lambda row: row["mfu"])
+    shown = f"{best['tflops']:.0f} TFLOP/s, {best['mfu']:.0%}; {best['of_gemm']:.0%} of a product's"
+    return Finding(best["mfu"], shown.replace("%", " %"))
+
+
 def cost_outside_tensor_cores(load: Load) -> Finding:
     """How much slower arithmetic is outside the tensor cores."""
     tflops = load("ceilings").rows[0]["tflops"]
     value = tflops["float16"] / tflops["float32"]
     return Finding(value, f"{value:.1f}×")
+
+
+def _middle(numbers: list[float]) -> float:
+    return sorted(numbers)[len(numbers) // 2]
 
 
 def _from_to(before: float, after: float, factor: float, unit: str) -> Finding:
@@ -169,5 +247,13 @@ EXPERIMENTS = {
         causal_skip,
         few_heads,
         cost_outside_tensor_cores,
+        over_flash1,
+        share_of_peak,
+        both_ways_d64,
+        both_ways_d128,
+        bert_training,
+        gpt2_training,
+        long_range_training,
+        training_utilisation,
     )
 }

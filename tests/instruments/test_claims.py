@@ -64,6 +64,19 @@ MEMORY = [
     {"contestant": "flash1", "n": 2**15, "peak_bytes": 8},
     {"contestant": "flash1", "n": 2**16, "peak_bytes": 20},
 ]
+
+
+def flash2_row(d, causal, tflops, kernel="flash2"):
+    """A row of chapter 5's sweep at 16 384 tokens."""
+    problem = {"kernel": kernel, "dtype": "float16", "n": 2**14, "d": d, "causal": causal}
+    return problem | {"tflops": tflops}
+
+
+def training_row(model, n, over_eager):
+    """A row of the training sweep."""
+    return {"model": model, "attention": "flash2", "n": n, "speedup": {"eager": over_eager}}
+
+
 MADE_UP = [
     (
         "passes_over_a_row",
@@ -134,6 +147,55 @@ MADE_UP = [
         "cost_outside_tensor_cores",
         [{"tflops": {"float16": 80.0, "float32": 5.0}}],
         Finding(16.0, "16.0×"),
+    ),
+    (
+        "over_flash1",
+        [
+            {"kernel": kernel, "dtype": "float16", "n": n, "d": 64, "causal": False, "ms": ms}
+            for kernel, n, ms in [
+                *(("flash1", 512, 1.1), ("flash2", 512, 1.0)),
+                *(("flash1", 1024, 3.0), ("flash2", 1024, 2.0)),
+                *(("flash1", 2048, 8.0), ("flash2", 2048, 4.0)),
+            ]
+        ],
+        Finding(1.5, "1.10–2.00×"),
+    ),
+    (
+        "share_of_peak",
+        [flash2_row(64, False, 494.7), flash2_row(128, True, 296.82)]
+        + [flash2_row(64, True, 900.0) | {"n": 512}, flash2_row(64, True, 900.0, "flash1")],
+        Finding(0.5, "30 %–50 %, forward"),
+    ),
+    (
+        # One record stands for both directions here: 3.5 / (3.5 / rate) is the rate.
+        "both_ways_d64",
+        [flash2_row(64, False, 296.0), flash2_row(64, True, 142.0), flash2_row(128, True, 1.0)],
+        Finding(0.5, "296, 142 TFLOP/s"),
+    ),
+    (
+        "both_ways_d128",
+        [flash2_row(128, False, 169.0), flash2_row(128, True, 328.0), flash2_row(64, True, 1.0)],
+        Finding(0.5, "169, 328 TFLOP/s"),
+    ),
+    ("bert_training", [training_row("bert-large", 512, 1.25)], Finding(0.25, "25 %")),
+    (
+        "gpt2_training",
+        [training_row("gpt2-small", n, over) for n, over in ((1024, 2.0), (8192, 6.0))],
+        Finding(2.0, "2.0× at N 1024, 6.0× at N 8192"),
+    ),
+    (
+        "long_range_training",
+        [training_row("lra", n, over) for n, over in ((1024, 1.0), (2048, 2.0), (4096, 6.0))],
+        Finding(3.0, "3.0× (1.0–6.0×)"),
+    ),
+    (
+        "training_utilisation",
+        [
+            training_row("gpt-1.3b", 2048, 1.5) | {"mfu": 0.25, "of_gemm": 0.5, "tflops": 250.0},
+            training_row("gpt-1.3b", 8192, 3.0) | {"mfu": 0.5, "of_gemm": 0.75, "tflops": 500.0},
+            training_row("gpt2-small", 8192, 3.0) | {"mfu": 0.9, "of_gemm": 0.9, "tflops": 900.0},
+        ],
+        Finding(0.5, "500 TFLOP/s, 50 %; 75 % of a product's"),
     ),
 ]
 
