@@ -270,8 +270,8 @@ const CSS = `
 // move when the words change.
 const PARAGRAPHS = ["p.io-notice", "p.io-summary", "p.io-cache", "p.io-sources", ".io-heading"];
 const ROOM = [
-  [0, 6, 8, 7, 5, 3], [320, 6, 6, 6, 5, 3], [400, 4, 5, 5, 4, 2], [478, 4, 5, 4, 3, 2],
-  [558, 3, 4, 3, 3, 1], [640, 3, 3, 3, 2, 1], [800, 2, 3, 3, 2, 1], [930, 2, 3, 2, 2, 1],
+  [0, 6, 9, 7, 5, 3], [320, 6, 7, 6, 5, 3], [400, 4, 6, 5, 4, 2], [478, 4, 5, 4, 3, 2],
+  [558, 3, 4, 3, 3, 1], [640, 3, 4, 3, 2, 1], [800, 2, 3, 3, 2, 1], [930, 2, 3, 2, 2, 1],
 ];
 const ROOM_CSS = ROOM.map(([width, ...lines]) => {
   const rules = lines.map((count, index) =>

@@ -365,14 +365,14 @@ BLOCK_SPARSE_MUTATIONS = [
     Mutation(
         "stale statistics: the sum of the full blocks is forgotten",
         "kernels.block_sparse",
-        "running_max, running_sum, accumulator = visit_tiles(\n        0,",
-        "running_max, _, accumulator = visit_tiles(\n        0,",
+        "            running_sum,\n            accumulator,\n",
+        "            running_sum * 0 if HIDE else running_sum,\n            accumulator,\n",
     ),
     Mutation(
         "the full blocks are visited twice",
         "kernels.block_sparse",
-        "visit_tiles(\n        full_tiles,\n",
-        "visit_tiles(\n        0,\n",
+        "full_tiles if HIDE else 0",
+        "0",
     ),
     Mutation(
         "every tile of a block is its first",
