@@ -7,6 +7,7 @@ better, and our figure as a reader sees it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from instruments.records import Record
 
@@ -146,7 +147,7 @@ def over_flash1(load: Load) -> Finding:
     for row in record.where(kernel="flash2"):
         problem = {name: row[name] for name in ("dtype", "n", "d", "causal")}
         ratios.append(record.one(kernel="flash1", **problem)["ms"] / row["ms"])
-    return Finding(_middle(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×")
+    return Finding(median(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×")
 
 
 def share_of_peak(load: Load) -> Finding:
@@ -215,10 +216,6 @@ def cost_outside_tensor_cores(load: Load) -> Finding:
     tflops = load("ceilings").rows[0]["tflops"]
     value = tflops["float16"] / tflops["float32"]
     return Finding(value, f"{value:.1f}×")
-
-
-def _middle(numbers: list[float]) -> float:
-    return sorted(numbers)[len(numbers) // 2]
 
 
 def _from_to(before: float, after: float, factor: float, unit: str) -> Finding:

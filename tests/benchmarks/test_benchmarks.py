@@ -8,6 +8,7 @@ import torch
 
 import kernels
 from benchmarks import contestants
+from benchmarks.attention import timed_call
 from kernels import reference
 
 
@@ -43,3 +44,29 @@ def test_bad_arguments_are_named(arguments, message):
     command = [sys.executable, "-m", f"benchmarks.{module}", *rest]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("direction", "prepared", "a_call"), [("fwd", 0, 1), ("bwd", 1, 0), ("fwd+bwd", 0, 1)]
+)
+def test_a_timed_call_runs_the_direction_asked_for(direction, prepared, a_call):
+    forwards = []
+
+    def product(query, key, value, causal):
+        forwards.append(causal)
+        return query * key * value
+
+    inputs = [torch.full((2,), number) for number in (2.0, 3.0, 5.0)]
+    call = timed_call(product, inputs, True, direction)
+    assert len(forwards) == prepared
+    first, second = call(), call()
+    assert forwards == [True] * (prepared + 2 * a_call)
+    if direction == "fwd":
+        assert torch.equal(first, torch.full((2,), 30.0))
+    else:
+        # The gradients of a product are in the inverse ratio of its factors.
+        assert [x.shape for x in first] == [x.shape for x in inputs]
+        torch.testing.assert_close(2 * first[0], 3 * first[1])
+        torch.testing.assert_close(3 * first[1], 5 * first[2])
+        assert not any(x.requires_grad for x in inputs)
+    assert len(first) == len(second)
