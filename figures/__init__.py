@@ -1,9 +1,5 @@
-"""The book's interactive figures. Each also works on a page without a kernel; see `_mount.py`."""
+"""The book's interactive figures, a module each: ``from figures.life_of_scores import LifeOfScores``.
 
-from figures.io_explorer import IOExplorer
-from figures.life_of_scores import LifeOfScores
-from figures.online_softmax import OnlineSoftmax
-from figures.program_scheduler import ProgramScheduler
-from figures.tile_stepper import TileStepper
-
-__all__ = ["IOExplorer", "LifeOfScores", "OnlineSoftmax", "ProgramScheduler", "TileStepper"]
+Each also works on a page without a kernel; see ``_mount.py``. Nothing is imported here, so that a chapter
+depends on its own figure alone.
+"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-import figures
-from figures._mount import HERE, classic_script, shared_script
+from figures._mount import HERE, Figure, classic_script, shared_script
 
 # Where `npm ci` puts MathJax, and what of it the site needs: the TeX input with the extensions it
 # loads on demand, the CHTML output's fonts, and the accessibility menu with its speech rules.
@@ -26,6 +26,17 @@ MATHJAX_PARTS = (
 MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml.js"
 
 
+def figure_classes() -> dict[str, type[Figure]]:
+    """Every figure's class by its name: that of the module beside each script."""
+    classes = {}
+    for script in sorted(HERE.glob("[!_]*.mjs")):
+        module = importlib.import_module(f"figures.{script.stem}")
+        for name, value in vars(module).items():
+            if isinstance(value, type) and vars(value).get("_module") == script.stem:
+                classes[name] = value
+    return classes
+
+
 class BookFigure(SphinxDirective):
     """```{book-figure} LifeOfScores``` with a JSON body: a figure on a page without code cells."""
 
@@ -33,13 +44,11 @@ class BookFigure(SphinxDirective):
     has_content = True
 
     def run(self):
-        name = self.arguments[0]
-        if name not in figures.__all__:
-            raise self.error(
-                f"There is no figure {name!r}; there are {', '.join(figures.__all__)}."
-            )
+        name, classes = self.arguments[0], figure_classes()
+        if name not in classes:
+            raise self.error(f"There is no figure {name!r}; there are {', '.join(classes)}.")
         try:
-            figure = getattr(figures, name)(**json.loads("\n".join(self.content) or "{}"))
+            figure = classes[name](**json.loads("\n".join(self.content) or "{}"))
         except Exception as problem:
             raise self.error(f"{name}: {problem}") from problem
         return [nodes.raw("", figure.static_html(), format="html")]

@@ -20,6 +20,7 @@ Source: Dao, *FlashAttention-2* (2023), Section 3.1 and Algorithm 2.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import triton
@@ -27,8 +28,22 @@ import triton.language as tl
 
 from kernels.checks import launch_device
 from kernels.configurations import Configuration
-from kernels.flash2_forward import architecture, block_sizes, shipped, switches
-from kernels.score_options import LOG2_E_CONSTANT, cap_scores, is_kept, is_visible, tiles_seen
+from kernels.flash2_forward import (
+    KeyHead,
+    architecture,
+    block_and_head,
+    block_sizes,
+    shipped,
+    switches,
+)
+from kernels.score_options import (
+    LOG2_E_CONSTANT,
+    Rules,
+    cap_scores,
+    is_kept,
+    is_visible,
+    tiles_seen,
+)
 from kernels.tiles import load_tile, store_tile
 
 
@@ -90,15 +105,8 @@ def score_gradients(
     delta,
     rows,
     columns,
-    seed_ptr,
-    scale,
-    softcap,
-    dropout,
-    before,
-    after,
+    rules,
     batch_head,
-    seq_query,
-    seq_key,
     HIDE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -117,27 +125,40 @@ def score_gradients(
     nothing = tl.zeros([left_score.shape[0], right_score.shape[1]], dtype=tl.float32)
     if SOFTCAP:
         scores = tl.dot(left_score, right_score, input_precision="ieee")
-        capped = cap_scores(scores, scale, softcap)
+        capped = cap_scores(scores, rules)
         probabilities = tl.exp2((capped - shift) * LOG2_E_CONSTANT)
     else:
         below = tl.dot(left_score, right_score, nothing - shift, input_precision="ieee")
-        probabilities = tl.exp2(below * (scale * LOG2_E_CONSTANT))
+        probabilities = tl.exp2(below * (rules.scale * LOG2_E_CONSTANT))
     if HIDE:
-        visible = is_visible(rows, columns, seq_query, seq_key, before, after)
+        visible = is_visible(rows, columns, rules)
         probabilities = tl.where(visible, probabilities, 0.0)
     if DROPOUT:
         grad_weights = tl.dot(left_weight, right_weight, input_precision="ieee")
-        kept = is_kept(tl.load(seed_ptr), batch_head, rows, columns, seq_query, seq_key, dropout)
+        kept = is_kept(batch_head, rows, columns, rules)
         weights = tl.where(kept, probabilities, 0.0)
-        grad_scores = probabilities * (tl.where(kept, grad_weights / (1.0 - dropout), 0.0) - delta)
+        grad_scores = probabilities * (
+            tl.where(kept, grad_weights / (1.0 - rules.dropout), 0.0) - delta
+        )
     else:
         above = tl.dot(left_weight, right_weight, nothing - delta, input_precision="ieee")
         weights = probabilities
         grad_scores = probabilities * above
     if SOFTCAP:
         # The derivative of tanh is 1 - tanh².
-        grad_scores *= 1.0 - (capped / softcap) * (capped / softcap)
+        grad_scores *= 1.0 - (capped / rules.softcap) * (capped / rules.softcap)
     return weights, grad_scores
+
+
+class QueryGroup(NamedTuple):
+    """In memory, what belongs to the query heads that share a key head; pointers are of the first one."""
+
+    query_ptr: tl.tensor
+    grad_output_ptr: tl.tensor
+    shift_ptr: tl.tensor
+    delta_ptr: tl.tensor
+    query_strides: tl.tuple
+    grad_output_strides: tl.tuple
 
 
 @triton.jit
@@ -148,24 +169,12 @@ def gather_from_queries(
     value_tile,
     grad_key,
     grad_value,
-    query_ptr,
-    grad_output_ptr,
-    shift_ptr,
-    delta_ptr,
-    query_strides,
-    grad_output_strides,
-    seed_ptr,
-    scale,
-    softcap,
-    dropout,
-    before,
-    after,
+    group,
+    rules,
     batch_head,
     heads_per_kv_head,
     columns,
     dims,
-    seq_query,
-    seq_key,
     HEAD_DIM: tl.constexpr,
     HIDE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -174,7 +183,7 @@ def gather_from_queries(
 ):
     """Add what the query tiles ``first`` to ``last`` of a group's heads give to dK and dV of BLOCK_N keys.
 
-    The pointers are of the group's first head, ``batch_head``.
+    ``group`` and ``batch_head`` are of the group's first head.
     """
     in_m = tl.arange(0, BLOCK_M)  # places within a tile
     tiles = last - first
@@ -186,17 +195,18 @@ def gather_from_queries(
         start_m = tile * BLOCK_M
         rows = start_m + in_m  # [BLOCK_M]
         # Whole tiles end before the last query does.
-        end = seq_query if HIDE else start_m + BLOCK_M
-        query_head = query_ptr + tl.cast(member, tl.int64) * query_strides[1]
-        query_tile = load_tile(query_head, start_m, in_m, dims, query_strides, end, HEAD_DIM)
-        grad_output_head = grad_output_ptr + tl.cast(member, tl.int64) * grad_output_strides[1]
+        end = rules.seq_query if HIDE else start_m + BLOCK_M
+        head = tl.cast(member, tl.int64)
+        query_head = group.query_ptr + head * group.query_strides[1]
+        query_tile = load_tile(query_head, start_m, in_m, dims, group.query_strides, end, HEAD_DIM)
+        grad_output_head = group.grad_output_ptr + head * group.grad_output_strides[1]
         grad_output_tile = load_tile(
-            grad_output_head, start_m, in_m, dims, grad_output_strides, end, HEAD_DIM
+            grad_output_head, start_m, in_m, dims, group.grad_output_strides, end, HEAD_DIM
         )
         # Past the last query Q and dO are 0, and so is what they add, whatever P is.
-        places = member * seq_query + rows
-        shift = tl.load(shift_ptr + places, mask=rows < end, other=0.0)
-        delta = tl.load(delta_ptr + places, mask=rows < end, other=0.0)
+        places = member * rules.seq_query + rows
+        shift = tl.load(group.shift_ptr + places, mask=rows < end, other=0.0)
+        delta = tl.load(group.delta_ptr + places, mask=rows < end, other=0.0)
 
         # Transposed, [BLOCK_N, BLOCK_M]: so they are left operands below as they come.
         weights, grad_scores = score_gradients(
@@ -208,15 +218,8 @@ def gather_from_queries(
             delta[None, :],
             rows[None, :],
             columns[:, None],
-            seed_ptr,
-            scale,
-            softcap,
-            dropout,
-            before,
-            after,
+            rules,
             batch_head + member,
-            seq_query,
-            seq_key,
             HIDE,
             SOFTCAP,
             DROPOUT,
@@ -264,16 +267,11 @@ def key_value_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """dK and dV of BLOCK_N keys of one key head, from all the query heads that share it."""
+    rules = Rules(seed_ptr, scale, softcap, dropout, before, after, seq_query, seq_key)
     blocks_n = tl.cdiv(seq_key, BLOCK_N)
     kv_heads = heads // heads_per_kv_head
-    if CAUSAL:
-        # The first tile of keys is seen by the most queries. It starts first, in every head.
-        batch_heads = tl.num_programs(0) // blocks_n
-        block_n = tl.program_id(0) // batch_heads
-        batch_kv_head = (tl.program_id(0) % batch_heads).to(tl.int64)
-    else:
-        block_n = tl.program_id(0) % blocks_n
-        batch_kv_head = (tl.program_id(0) // blocks_n).to(tl.int64)
+    # Under a causal mask the first tile of keys is seen by the most queries.
+    block_n, batch_kv_head = block_and_head(blocks_n, CAUSAL)
     batch, kv_head = batch_kv_head // kv_heads, batch_kv_head % kv_heads
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
     start_n = block_n * BLOCK_N
@@ -292,6 +290,14 @@ def key_value_kernel(
     bounds = tiles_seen(position, stop, after, before, seq_query, BLOCK_M)
     head = kv_head * heads_per_kv_head  # the first of the group
     batch_head = batch * heads + head
+    group = QueryGroup(
+        query_ptr + batch * query_strides[0] + head * query_strides[1],
+        grad_output_ptr + batch * grad_output_strides[0] + head * grad_output_strides[1],
+        shift_ptr + batch_head * seq_query,
+        delta_ptr + batch_head * seq_query,
+        query_strides,
+        grad_output_strides,
+    )
     for PART in tl.static_range(3):
         if CAUSAL or WINDOW or PART > 0:
             grad_key, grad_value = gather_from_queries(
@@ -301,24 +307,12 @@ def key_value_kernel(
                 value_tile,
                 grad_key,
                 grad_value,
-                query_ptr + batch * query_strides[0] + head * query_strides[1],
-                grad_output_ptr + batch * grad_output_strides[0] + head * grad_output_strides[1],
-                shift_ptr + batch_head * seq_query,
-                delta_ptr + batch_head * seq_query,
-                query_strides,
-                grad_output_strides,
-                seed_ptr,
-                scale,
-                softcap,
-                dropout,
-                before,
-                after,
+                group,
+                rules,
                 batch_head,
                 heads_per_kv_head,
                 columns,
                 dims,
-                seq_query,
-                seq_key,
                 HEAD_DIM,
                 PART != 1,
                 SOFTCAP,
@@ -343,20 +337,10 @@ def gather_from_keys(
     shift,
     delta,
     key_head,
-    value_head,
-    key_strides,
-    value_strides,
-    seed_ptr,
-    scale,
-    softcap,
-    dropout,
-    before,
-    after,
+    rules,
     batch_head,
     rows,
     dims,
-    seq_query,
-    seq_key,
     HEAD_DIM: tl.constexpr,
     HIDE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -366,10 +350,14 @@ def gather_from_keys(
     """Add what the key tiles ``first`` to ``last`` give to dQ of BLOCK_M queries."""
     in_n = tl.arange(0, BLOCK_N)  # places within a tile
     for start_n in range(first * BLOCK_N, last * BLOCK_N, BLOCK_N):
-        end = seq_key if HIDE else start_n + BLOCK_N
+        end = rules.seq_key if HIDE else start_n + BLOCK_N
         columns = start_n + in_n  # [BLOCK_N]
-        key_tile = load_tile(key_head, start_n, in_n, dims, key_strides, end, HEAD_DIM)
-        value_tile = load_tile(value_head, start_n, in_n, dims, value_strides, end, HEAD_DIM)
+        key_tile = load_tile(
+            key_head.key_ptr, start_n, in_n, dims, key_head.key_strides, end, HEAD_DIM
+        )
+        value_tile = load_tile(
+            key_head.value_ptr, start_n, in_n, dims, key_head.value_strides, end, HEAD_DIM
+        )
         # [BLOCK_M, BLOCK_N]
         _, grad_scores = score_gradients(
             query_tile,
@@ -380,15 +368,8 @@ def gather_from_keys(
             delta[:, None],
             rows[:, None],
             columns[None, :],
-            seed_ptr,
-            scale,
-            softcap,
-            dropout,
-            before,
-            after,
+            rules,
             batch_head,
-            seq_query,
-            seq_key,
             HIDE,
             SOFTCAP,
             DROPOUT,
@@ -432,24 +413,23 @@ def query_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """dQ of BLOCK_M queries of one head. The program has the shape of the forward kernel's."""
+    rules = Rules(seed_ptr, scale, softcap, dropout, before, after, seq_query, seq_key)
     blocks_m = tl.cdiv(seq_query, BLOCK_M)
-    if CAUSAL:
-        batch_heads = tl.num_programs(0) // blocks_m
-        block_m = blocks_m - 1 - tl.program_id(0) // batch_heads
-        batch_head = (tl.program_id(0) % batch_heads).to(tl.int64)
-    else:
-        block_m = tl.program_id(0) % blocks_m
-        batch_head = (tl.program_id(0) // blocks_m).to(tl.int64)
+    block, batch_head = block_and_head(blocks_m, CAUSAL)
     batch, head = batch_head // heads, batch_head % heads
     kv_head = head // heads_per_kv_head
     query_head = query_ptr + batch * query_strides[0] + head * query_strides[1]
-    key_head = key_ptr + batch * key_strides[0] + kv_head * key_strides[1]
-    value_head = value_ptr + batch * value_strides[0] + kv_head * value_strides[1]
+    key_head = KeyHead(
+        key_ptr + batch * key_strides[0] + kv_head * key_strides[1],
+        value_ptr + batch * value_strides[0] + kv_head * value_strides[1],
+        key_strides,
+        value_strides,
+    )
     grad_output_head = (
         grad_output_ptr + batch * grad_output_strides[0] + head * grad_output_strides[1]
     )
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
-    start_m = block_m * BLOCK_M
+    start_m = (blocks_m - 1 - block) * BLOCK_M
     in_m = tl.arange(0, BLOCK_M)
     rows = start_m + in_m  # [BLOCK_M]
     query_tile = load_tile(query_head, start_m, in_m, dims, query_strides, seq_query, HEAD_DIM)
@@ -475,20 +455,10 @@ def query_kernel(
                 shift,
                 delta,
                 key_head,
-                value_head,
-                key_strides,
-                value_strides,
-                seed_ptr,
-                scale,
-                softcap,
-                dropout,
-                before,
-                after,
+                rules,
                 batch_head,
                 rows,
                 dims,
-                seq_query,
-                seq_key,
                 HEAD_DIM,
                 PART != 1,
                 SOFTCAP,

@@ -13,6 +13,7 @@ Source: Dao, *FlashAttention-2* (2023), Sections 3.1 and 3.2; splitting the keys
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import triton
@@ -22,8 +23,37 @@ from kernels.checks import launch_device
 from kernels.configurations import ARCHITECTURES, POINTER_TYPES, Configuration, strides
 from kernels.flash1 import LN_2
 from kernels.online_softmax import merge_statistics, online_softmax_update
-from kernels.score_options import LOG2_E_CONSTANT, cap_scores, is_kept, is_visible, tiles_seen
+from kernels.score_options import (
+    LOG2_E_CONSTANT,
+    Rules,
+    cap_scores,
+    is_kept,
+    is_visible,
+    tiles_seen,
+)
 from kernels.tiles import load_tile, store_tile
+
+
+class KeyHead(NamedTuple):
+    """Keys and values of one head in memory; ``key_strides`` and ``value_strides`` are of all four axes."""
+
+    key_ptr: tl.tensor
+    value_ptr: tl.tensor
+    key_strides: tl.tuple
+    value_strides: tl.tuple
+
+
+@triton.jit
+def block_and_head(blocks, CAUSAL: tl.constexpr):
+    """Which of the blocks of a head a program takes, and of which head, counted over the whole batch."""
+    if CAUSAL:
+        # Block 0 has the most to do. It starts first, in every head.
+        batch_heads = tl.num_programs(0) // blocks
+        block, batch_head = tl.program_id(0) // batch_heads, tl.program_id(0) % batch_heads
+    else:
+        # Programs of one head follow each other, so what they share stays in the L2 cache.
+        block, batch_head = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    return block, batch_head.to(tl.int64)
 
 
 @triton.jit
@@ -35,20 +65,10 @@ def attend(
     running_sum,
     accumulator,
     key_head,
-    value_head,
-    key_strides,
-    value_strides,
-    seed_ptr,
-    scale,
-    softcap,
-    dropout,
-    before,
-    after,
+    rules,
     batch_head,
     rows,
     dims,
-    seq_query,
-    seq_key,
     HEAD_DIM: tl.constexpr,
     HIDE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -60,29 +80,30 @@ def attend(
     HIDE: whether single scores may be hidden. The statistics are of all weights, also of dropped ones.
     """
     in_n = tl.arange(0, BLOCK_N)  # places within a tile
-    scale_log2 = LOG2_E_CONSTANT if SOFTCAP else scale * LOG2_E_CONSTANT
+    scale_log2 = LOG2_E_CONSTANT if SOFTCAP else rules.scale * LOG2_E_CONSTANT
     for start_n in range(first * BLOCK_N, last * BLOCK_N, BLOCK_N):
         # A whole tile ends before the last key does, so nothing of it needs a mask.
-        end = seq_key if HIDE else start_n + BLOCK_N
-        key_tile = load_tile(key_head, start_n, in_n, dims, key_strides, end, HEAD_DIM)
-        value_tile = load_tile(value_head, start_n, in_n, dims, value_strides, end, HEAD_DIM)
+        end = rules.seq_key if HIDE else start_n + BLOCK_N
+        key_tile = load_tile(
+            key_head.key_ptr, start_n, in_n, dims, key_head.key_strides, end, HEAD_DIM
+        )
+        value_tile = load_tile(
+            key_head.value_ptr, start_n, in_n, dims, key_head.value_strides, end, HEAD_DIM
+        )
         columns = start_n + in_n  # [BLOCK_N]
 
         # [BLOCK_M, BLOCK_N]; "ieee": float32 inputs are multiplied in float32, not in TF32.
         scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee")
         if SOFTCAP:
-            scores = cap_scores(scores, scale, softcap)
+            scores = cap_scores(scores, rules)
         if HIDE:
-            visible = is_visible(rows[:, None], columns[None, :], seq_query, seq_key, before, after)
+            visible = is_visible(rows[:, None], columns[None, :], rules)
             scores = tl.where(visible, scores, float("-inf"))
         running_max, running_sum, rescale, weights = online_softmax_update(
             scores, running_max, running_sum, scale_log2
         )
         if DROPOUT:
-            seed = tl.load(seed_ptr)
-            kept = is_kept(
-                seed, batch_head, rows[:, None], columns[None, :], seq_query, seq_key, dropout
-            )
+            kept = is_kept(batch_head, rows[:, None], columns[None, :], rules)
             weights = tl.where(kept, weights, 0.0)
         accumulator = accumulator * rescale[:, None]
         accumulator = tl.dot(
@@ -122,24 +143,22 @@ def forward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """BLOCK_M queries of one head, over the keys of one split."""
+    rules = Rules(seed_ptr, scale, softcap, dropout, before, after, seq_query, seq_key)
     blocks_m = tl.cdiv(seq_query, BLOCK_M)
-    batch_heads = tl.num_programs(0) // blocks_m
-    if CAUSAL:
-        # The last tile of queries sees the most keys. It starts first, in every head.
-        block_m = blocks_m - 1 - tl.program_id(0) // batch_heads
-        batch_head = (tl.program_id(0) % batch_heads).to(tl.int64)
-    else:
-        # Programs of one head follow each other, so its K and V stay in the L2 cache.
-        block_m = tl.program_id(0) % blocks_m
-        batch_head = (tl.program_id(0) // blocks_m).to(tl.int64)
+    block, batch_head = block_and_head(blocks_m, CAUSAL)
     batch, head = batch_head // heads, batch_head % heads
     query_head = query_ptr + batch * query_strides[0] + head * query_strides[1]
     kv_head = head // heads_per_kv_head
-    key_head = key_ptr + batch * key_strides[0] + kv_head * key_strides[1]
-    value_head = value_ptr + batch * value_strides[0] + kv_head * value_strides[1]
+    key_head = KeyHead(
+        key_ptr + batch * key_strides[0] + kv_head * key_strides[1],
+        value_ptr + batch * value_strides[0] + kv_head * value_strides[1],
+        key_strides,
+        value_strides,
+    )
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
 
-    start_m = block_m * BLOCK_M
+    # Counted from the end: under a causal mask the last tile of queries sees the most keys.
+    start_m = (blocks_m - 1 - block) * BLOCK_M
     in_m = tl.arange(0, BLOCK_M)
     rows = start_m + in_m  # [BLOCK_M]
     query_tile = load_tile(query_head, start_m, in_m, dims, query_strides, seq_query, HEAD_DIM)
@@ -162,20 +181,10 @@ def forward_kernel(
                 running_sum,
                 accumulator,
                 key_head,
-                value_head,
-                key_strides,
-                value_strides,
-                seed_ptr,
-                scale,
-                softcap,
-                dropout,
-                before,
-                after,
+                rules,
                 batch_head,
                 rows,
                 dims,
-                seq_query,
-                seq_key,
                 HEAD_DIM,
                 PART != 1,
                 SOFTCAP,
@@ -187,6 +196,7 @@ def forward_kernel(
     divisor = tl.where(running_sum == 0.0, 1.0, running_sum)
     kept_sum = divisor * (1.0 - dropout) if DROPOUT else divisor
     accumulator = accumulator / kept_sum[:, None]
+    batch_heads = tl.num_programs(0) // blocks_m
     first_row = (tl.program_id(1) * batch_heads + batch_head) * seq_query
     output_head = output_ptr + first_row * HEAD_DIM
     store_tile(output_head, rows, dims, accumulator, seq_query, HEAD_DIM)

@@ -8,6 +8,8 @@ The forward and the backward kernels of FlashAttention-2 share these steps, so t
 the same.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +20,19 @@ from kernels.online_softmax import LOG2_E
 
 # Read by compiled code, so Triton asks for a constexpr.
 LOG2_E_CONSTANT = tl.constexpr(LOG2_E)
+
+
+class Rules(NamedTuple):
+    """What holds for every score of a launch: a kernel gathers it from its arguments for its steps."""
+
+    seed_ptr: tl.tensor
+    scale: tl.tensor
+    softcap: tl.tensor
+    dropout: tl.tensor
+    before: tl.tensor
+    after: tl.tensor
+    seq_query: tl.tensor
+    seq_key: tl.tensor
 
 
 @triton.jit
@@ -36,30 +51,30 @@ def tiles_seen(start, stop, before, after, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def is_visible(rows, columns, seq_query, seq_key, before, after):
+def is_visible(rows, columns, rules):
     """Whether the queries ``rows`` see the keys ``columns``; their shapes are broadcast."""
-    later = columns - (rows + (seq_key - seq_query))
-    return (columns < seq_key) & (later <= after) & (later >= -before)
+    later = columns - (rows + (rules.seq_key - rules.seq_query))
+    return (columns < rules.seq_key) & (later <= rules.after) & (later >= -rules.before)
 
 
 @triton.jit
-def cap_scores(scores, scale, softcap):
+def cap_scores(scores, rules):
     """softcap * tanh(scores * scale / softcap), which lies between -softcap and softcap."""
     # tanh of the magnitude by the hardware's exponential, which cannot overflow here.
-    small = tl.exp2(tl.abs(scores) * (-2.0 * LOG2_E_CONSTANT * scale / softcap))
-    magnitude = softcap * (1.0 - small) / (1.0 + small)
+    small = tl.exp2(tl.abs(scores) * (-2.0 * LOG2_E_CONSTANT * rules.scale / rules.softcap))
+    magnitude = rules.softcap * (1.0 - small) / (1.0 + small)
     return tl.where(scores < 0, -magnitude, magnitude)
 
 
 @triton.jit
-def is_kept(seed, batch_head, rows, columns, seq_query, seq_key, dropout):
+def is_kept(batch_head, rows, columns, rules):
     """Which weights dropout keeps; the shapes of rows and columns are broadcast.
 
     Philox makes the random number of an element from the seed and the element's own number alone. So the
     backward pass, which visits the tiles in another order, draws the same ones again.
     """
-    element = (batch_head * seq_query + rows).to(tl.int64) * seq_key + columns
-    return tl.rand(seed, element) >= dropout
+    element = (batch_head * rules.seq_query + rows).to(tl.int64) * rules.seq_key + columns
+    return tl.rand(tl.load(rules.seed_ptr), element) >= rules.dropout
 
 
 @triton.jit
@@ -70,7 +85,9 @@ def dropout_mask_kernel(
     batch_head = tl.program_id(0).to(tl.int64)
     rows = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     columns = (tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    kept = is_kept(tl.load(seed_ptr), batch_head, rows, columns, seq_query, seq_key, dropout)
+    # Of the rules only these four matter here.
+    rules = Rules(seed_ptr, 1.0, 0.0, dropout, 0, 0, seq_query, seq_key)
+    kept = is_kept(batch_head, rows, columns, rules)
     place = (batch_head * seq_query + rows).to(tl.int64) * seq_key + columns
     tl.store(kept_ptr + place, kept, mask=(rows < seq_query) & (columns < seq_key))
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from figures import IOExplorer
 from figures._gpus import OF_THE_CHIP, datasheet_gpus
+from figures.io_explorer import IOExplorer
 from instruments import io_model
 from kernels.flash1 import sram_block_sizes
 from tests.figures.test_life_of_scores import measured

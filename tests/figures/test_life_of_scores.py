@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from figures import LifeOfScores
 from figures._gpus import datasheet_gpus
+from figures.life_of_scores import LifeOfScores
 
 
 def attention_cost(n, d, dtype, heads, gpu):

@@ -8,10 +8,12 @@ import subprocess
 
 import pytest
 
-import figures
 from figures import _mount
 from figures._mount import HERE, classic_script, module_source, shared_script, static_html
+from figures.life_of_scores import LifeOfScores
+from figures.sphinx_extension import figure_classes
 
+CLASSES = figure_classes()
 MODULES = sorted(path.stem for path in HERE.glob("[!_]*.mjs"))
 
 
@@ -20,12 +22,12 @@ def state_in(text):
 
 
 def test_every_class_has_its_module_and_every_module_its_class():
-    assert sorted(getattr(figures, name)._module for name in figures.__all__) == MODULES
+    assert sorted(figure._module for figure in CLASSES.values()) == MODULES
 
 
-@pytest.mark.parametrize("name", figures.__all__)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_notebook_output_holds_the_static_mount_too(name):
-    figure = getattr(figures, name)()
+    figure = CLASSES[name]()
     data, _ = figure._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert state_in(data["text/html"]) == json.loads(json.dumps(figure.state()))
@@ -33,7 +35,7 @@ def test_a_notebook_output_holds_the_static_mount_too(name):
 
 
 def test_a_changed_state_is_what_the_next_output_holds():
-    figure = figures.LifeOfScores(sequence_length=1024)
+    figure = LifeOfScores(sequence_length=1024)
     figure.head_dim = 128
     state = state_in(figure.static_html())
     assert (state["sequence_length"], state["head_dim"]) == (1024, 128)
@@ -41,7 +43,7 @@ def test_a_changed_state_is_what_the_next_output_holds():
 
 def test_colab_gets_the_widget_alone(monkeypatch):
     monkeypatch.setattr(_mount, "in_colab", lambda: True)
-    data, _ = figures.LifeOfScores()._repr_mimebundle_()
+    data, _ = LifeOfScores()._repr_mimebundle_()
     assert "text/html" not in data
 
 
@@ -52,7 +54,7 @@ def test_static_html_escapes_what_it_carries():
 
 
 def test_without_javascript_it_says_what_it_shows():
-    text = figures.LifeOfScores().static_html()
+    text = LifeOfScores().static_html()
     assert "bytes that standard attention's" in html.unescape(text)
     assert "needs JavaScript" in text
 

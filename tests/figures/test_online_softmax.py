@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from figures import OnlineSoftmax
-from figures.online_softmax import DEFAULT_SCORES
+from figures.online_softmax import DEFAULT_SCORES, OnlineSoftmax
 
 INFINITY = math.inf
 

@@ -5,9 +5,15 @@ import random
 
 import pytest
 
-from figures import ProgramScheduler
 from figures._gpus import datasheet_gpus
-from figures.program_scheduler import BATCHES, HEADS, LENGTHS, SPLITS, multiprocessors
+from figures.program_scheduler import (
+    BATCHES,
+    HEADS,
+    LENGTHS,
+    SPLITS,
+    ProgramScheduler,
+    multiprocessors,
+)
 from instruments.schedule import greedy_schedule, programs
 
 LARGEST_LAUNCH = 2**18

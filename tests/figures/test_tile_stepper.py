@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from figures import TileStepper
+from figures.tile_stepper import TileStepper
 from instruments import io_model
 from instruments.tile_trace import trace
 

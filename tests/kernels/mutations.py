@@ -406,33 +406,33 @@ SCORE_OPTIONS_MUTATIONS = [
     Mutation(
         "a window that is too narrow by one",
         "kernels.score_options",
-        "(later >= -before)",
-        "(later > -before)",
+        "(later >= -rules.before)",
+        "(later > -rules.before)",
     ),
     Mutation(
         "a query sees the key after its own",
         "kernels.score_options",
-        "(later <= after)",
-        "(later <= after + 1)",
+        "(later <= rules.after)",
+        "(later <= rules.after + 1)",
     ),
     Mutation(
         "positions aligned at the top left",
         "kernels.score_options",
-        "columns - (rows + (seq_key - seq_query))",
+        "columns - (rows + (rules.seq_key - rules.seq_query))",
         "columns - rows",
     ),
     Mutation(
         "the cap without the scale",
         "kernels.score_options",
-        "LOG2_E_CONSTANT * scale / softcap",
-        "LOG2_E_CONSTANT / softcap",
+        "LOG2_E_CONSTANT * rules.scale / rules.softcap",
+        "LOG2_E_CONSTANT / rules.softcap",
     ),
 ]
 FLASH2_FORWARD_MUTATIONS = [
     Mutation(
         "missing tail mask: keys past the end score 0",
         "kernels.score_options",
-        "(columns < seq_key) & (later",
+        "(columns < rules.seq_key) & (later",
         "(later",
     ),
     Mutation(
@@ -476,7 +476,7 @@ FLASH2_BACKWARD_MUTATIONS = [
     Mutation(
         "delta left out",
         "kernels.flash2_backward",
-        "delta = tl.load(delta_ptr + places, mask=rows < end, other=0.0)",
+        "delta = tl.load(group.delta_ptr + places, mask=rows < end, other=0.0)",
         "delta = tl.zeros_like(shift)",
     ),
     Mutation(
@@ -506,7 +506,7 @@ FLASH2_BACKWARD_MUTATIONS = [
     Mutation(
         "every head of a group takes the statistics of the first",
         "kernels.flash2_backward",
-        "places = member * seq_query + rows",
+        "places = member * rules.seq_query + rows",
         "places = rows",
     ),
     Mutation(
@@ -524,7 +524,7 @@ FLASH2_BACKWARD_MUTATIONS = [
     Mutation(
         "the slope of the cap forgotten",
         "kernels.flash2_backward",
-        "grad_scores *= 1.0 - (capped / softcap) * (capped / softcap)",
+        "grad_scores *= 1.0 - (capped / rules.softcap) * (capped / rules.softcap)",
         "grad_scores *= 1.0",
     ),
     Mutation(

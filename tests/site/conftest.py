@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from figures import LifeOfScores
+from figures.life_of_scores import LifeOfScores
 from scripts.build_book import ROOT, bring_mathjax, build
 
 HERE = Path(__file__).parent

@@ -2,8 +2,8 @@
 
 import pytest
 
-from figures import IOExplorer
 from figures._gpus import datasheet_gpus
+from figures.io_explorer import IOExplorer
 from tests.figures.test_io_explorer import ALGORITHMS, expected
 
 from .test_figure import control, move_slider

@@ -2,8 +2,7 @@
 
 import pytest
 
-from figures import ProgramScheduler
-from figures.program_scheduler import SPLITS
+from figures.program_scheduler import SPLITS, ProgramScheduler
 from instruments.schedule import greedy_schedule
 from tests.figures.test_program_scheduler import SMS, expected, launched
 
