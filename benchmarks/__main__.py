@@ -27,6 +27,9 @@ SWEEPS = (
     "attention --kernels flash2 --peers fa2,cudnn,flex --directions bwd --experiment flash2_backward",
     "memory --kernels flash2 --peers eager,fa2 --batch 16 --heads 8 --direction fwd+bwd "
     "--lengths 128,256,512,1024,2048,4096,8192,16384,32768,65536 --experiment flash2_memory",
+    "attention --kernels flash2 --peers eager,fa2 --directions fwd+bwd --experiment flash2_eager",
+    "occupancy --experiment occupancy",
+    "softmax_cost --experiment softmax_cost",
     "training --experiment training",
 )
 

@@ -8,7 +8,8 @@ import torch
 
 import kernels
 from benchmarks import contestants
-from benchmarks.attention import timed_call
+from benchmarks.attention import time_problem, timed_call
+from instruments.io_model import AttentionShape
 from kernels import reference
 
 
@@ -70,3 +71,26 @@ def test_a_timed_call_runs_the_direction_asked_for(direction, prepared, a_call):
         torch.testing.assert_close(3 * first[1], 5 * first[2])
         assert not any(x.requires_grad for x in inputs)
     assert len(first) == len(second)
+
+
+def test_a_peer_that_runs_out_of_memory_is_null_and_the_others_are_timed(monkeypatch):
+    asked = []
+
+    def out_of_memory(query, key, value, causal):
+        asked.append(query.shape)
+        raise torch.OutOfMemoryError("no room for S")
+
+    def on_this_device(dtype, batch, heads, seq, head_dim):
+        shape = (batch, heads, seq, head_dim)
+        return tuple(torch.randn(3, *shape, device=kernels.device(), dtype=getattr(torch, dtype)))
+
+    monkeypatch.setattr(contestants, "_eager", out_of_memory)
+    monkeypatch.setattr(contestants, "random_inputs", on_this_device)
+    if kernels.device().type == "cpu":
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    shape = AttentionShape(32, 32, 16, "float16", 1, 2)
+    (row,) = time_problem(["flash2"], ["eager", "math"], shape, False, "fwd+bwd")
+    assert asked == [(1, 2, 32, 16)]
+    assert row["peers"]["eager"] is row["speedup"]["eager"] is None
+    assert row["ms"] > 0 and None not in (row["peers"]["math"], row["speedup"]["math"])
+    assert (row["kernel"], row["direction"]) == ("flash2", "fwd+bwd")

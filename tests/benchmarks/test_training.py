@@ -227,6 +227,34 @@ def test_a_loss_curve_falls_and_repeats():
     assert curve == again
     assert curve["losses"] != other["losses"]
     assert len(curve["losses"]) == 4 and curve["losses"][-1] < curve["losses"][0]
+    assert (curve["warm_up"], curve["clip"]) == (40, 1.0)
+
+
+def test_the_rate_rises_to_what_the_optimizer_has_and_large_gradients_are_cut():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    schedule = training.tame(optimizer)
+    moved = []
+    for _ in range(50):
+        # Of norm 10, which is cut to 1; a gradient of norm 0.5 is left alone.
+        parameter.grad = torch.full((4,), 5.0 if len(moved) != 45 else 0.25)
+        before = parameter.detach().clone()
+        optimizer.step()
+        moved.append((before - parameter.detach()).norm().item())
+        schedule.step()
+    expected = [2.0 * min(step, 40) / 40 for step in range(1, 51)]
+    expected[45] /= 2
+    assert moved == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_curve_warms_up(monkeypatch):
+    curve = training.loss_curve(DECODER, "eager", 0, steps=20, batch=BATCH, length=SEQ)
+    monkeypatch.setattr(training, "WARM_UP_STEPS", 10**9)
+    frozen = training.loss_curve(DECODER, "eager", 0, steps=20, batch=BATCH, length=SEQ)
+    # Weights that stay as they are leave the spread of the passages.
+    assert curve["losses"][-1] < frozen["losses"][-1] - (
+        max(frozen["losses"]) - min(frozen["losses"])
+    )
 
 
 def test_agreement_is_the_difference_over_the_spread_of_the_seeds():
