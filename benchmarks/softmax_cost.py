@@ -34,6 +34,7 @@ import torch
 import triton
 import triton.language as tl
 
+import kernels
 from benchmarks.attention import TOKENS, WIDTH
 from benchmarks.contestants import random_inputs
 from instruments import compile_report, records
@@ -326,9 +327,11 @@ def configurations(arch: int) -> Iterator[tuple[str, Configuration]]:
 def count_instructions(arch: int) -> list[dict]:
     """For each kernel and head dimension: ``kernel, d, block_m, block_n, warps, instructions``.
 
-    Counted in a process of its own: compiling needs Triton's compiler even where this process runs
-    kernels through the CPU interpreter.
+    Counted in a process of its own where this one runs kernels through the CPU interpreter, which cannot
+    compile.
     """
+    if not kernels.INTERPRETED:
+        return list(count_here(arch))
     command = [sys.executable, "-m", "benchmarks.softmax_cost", "--instructions", str(arch)]
     done = subprocess.run(
         command,
@@ -343,7 +346,7 @@ def count_instructions(arch: int) -> list[dict]:
 
 
 def count_here(arch: int) -> Iterator[dict]:
-    """The same in this process, in which Triton must compile."""
+    """The same in this process, in which Triton must be able to compile."""
     for name, configuration in configurations(arch):
         compiled = compile_report.compile_configuration(configuration, arch)
         loop = loop_of_products(compiled.asm["sass"])

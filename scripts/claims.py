@@ -99,7 +99,7 @@ def answer(claim: Claim, root: Path, load: Load) -> Answer:
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(used))
     rule += f". Record{'s' if ',' in names else ''} {names}."
     if finding is None:
-        return Answer("–", "not yet", rule=rule)
+        return Answer("not measured yet", "not yet", rule=rule)
     return Answer(finding.shown, *judge(claim, finding), rule)
 
 

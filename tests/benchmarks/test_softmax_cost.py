@@ -8,6 +8,7 @@ import torch
 
 import kernels
 from benchmarks import softmax_cost
+from instruments.timing import Timing
 from kernels import reference
 
 
@@ -51,6 +52,35 @@ def test_a_saving_is_the_instructions_it_saves(counted, d):
     assert issued["natural"]["FMUL"] > issued["unfolded"]["FMUL"] + scores
     assert issued["each_step"]["FMUL"] >= issued["once"]["FMUL"] + outputs
     assert all(each["all"] >= issued["once"]["all"] for each in issued.values())
+
+
+def test_a_row_has_the_time_and_the_instructions_of_its_kernel(monkeypatch):
+    called = []
+
+    def on_this_device(dtype, *shape):
+        return torch.zeros(3, *shape, dtype=getattr(torch, dtype), device=kernels.device())
+
+    def pretend(functions):
+        called.extend(function().shape for function in functions.values())
+        return {name: Timing((1.0 + len(name),) * 2) for name in functions}
+
+    monkeypatch.setattr(softmax_cost, "random_inputs", on_this_device)
+    monkeypatch.setattr(softmax_cost, "time_interleaved", pretend)
+    monkeypatch.setattr(softmax_cost, "LENGTH", 128)
+    monkeypatch.setattr(softmax_cost, "TOKENS", 256)
+    monkeypatch.setattr(softmax_cost, "WIDTH", 64)
+    counted = [
+        {"kernel": n, "d": d, "all": (n, d)} for n in softmax_cost.KERNELS for d in (64, 128)
+    ]
+    rows = softmax_cost.time_kernels(64, counted)
+    assert called == [(2, 1, 128, 64)] * len(rows)
+    assert [row["kernel"] for row in rows] == list(softmax_cost.KERNELS)
+    for row in rows:
+        assert row["all"] == (row["kernel"], row["d"]) == (row["kernel"], 64)
+        assert row["ms"] == 1.0 + len(row["kernel"])
+        assert row["over_once"] == pytest.approx(5.0 / row["ms"], abs=5e-5)
+        flops = 2 * 2 * (2 * 128 * 128 * 64)
+        assert row["tflops"] == pytest.approx(1e-9 * flops / row["ms"], abs=5e-3)
 
 
 LISTING = """

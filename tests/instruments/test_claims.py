@@ -31,9 +31,12 @@ def a_claim(**fields) -> Claim:
     return Claim("Fig. 1", "Faster", "5×", 3, **fields)
 
 
-def attention_row(n, causal, ms=1.0, over_eager=1.0, d=64):
-    row = {"kernel": "flash1", "dtype": "float16", "d": d, "n": n, "causal": causal}
-    return row | {"ms": ms, "speedup": {"eager": over_eager}}
+def attention_row(n, causal, ms, d=64):
+    return {"kernel": "flash1", "dtype": "float16", "d": d, "n": n, "causal": causal, "ms": ms}
+
+
+def over_eager_row(n, ratio, d=64, causal=False):
+    return {"n": n, "d": d, "causal": causal, "speedup": {"eager": ratio}}
 
 
 def dram_row(kernel, read, written):
@@ -115,13 +118,23 @@ MADE_UP = [
     (
         "speed_over_eager",
         [
-            attention_row(512, False, over_eager=3.0),
-            attention_row(1024, False, over_eager=2.0),
-            attention_row(2048, False, over_eager=None),
-            attention_row(512, True, over_eager=30.0),
-            attention_row(512, False, over_eager=30.0, d=128),
+            over_eager_row(512, 3.0),
+            over_eager_row(1024, 2.0),
+            over_eager_row(2048, None),
+            over_eager_row(512, 30.0, causal=True),
+            over_eager_row(512, 30.0, d=128),
         ],
         Finding(3.0, "2.0–3.0×"),
+    ),
+    (
+        "range_over_eager",
+        [
+            over_eager_row(512, 3.0),
+            over_eager_row(1024, None, d=128),
+            over_eager_row(512, 12.0, causal=True),
+            over_eager_row(512, 2.5, d=128),
+        ],
+        Finding(2.5, "2.5–12.0×"),
     ),
     ("memory_over_eager", MEMORY, Finding(20.0, "17 024 → 851 MB (20.0×)")),
     ("memory_growth", MEMORY, Finding(0.8, "2.50× for 2 N")),
@@ -243,7 +256,7 @@ def test_a_missing_record_means_not_yet():
         raise FileNotFoundError(name)
 
     given = answer(a_claim(experiment="gpt2_time", **RULE), ROOT, missing)
-    assert (given.ours, given.verdict, given.reason) == ("–", "not yet", None)
+    assert (given.ours, given.verdict, given.reason) == ("not measured yet", "not yet", None)
     assert given.rule == "A ratio: reproduced from 4, in part from 1.5. Record `fig2_left`."
 
 
