@@ -30,11 +30,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
+# Before Triton: this decides whether its interpreter is used.
+import kernels
+
+# isort: split
 import torch
 import triton
 import triton.language as tl
 
-import kernels
 from benchmarks.attention import TOKENS, WIDTH
 from benchmarks.contestants import random_inputs
 from instruments import compile_report, records

@@ -112,3 +112,11 @@ def test_it_either_times_or_counts(arguments):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "--experiment" in done.stderr and "--instructions" in done.stderr
+
+
+@pytest.mark.skipif(kernels.device().type != "cpu", reason="says what happens without a GPU")
+def test_without_a_gpu_one_sentence_says_so():
+    command = [sys.executable, "-m", "benchmarks.softmax_cost", "--experiment", "x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "the kernels are timed on a CUDA GPU, and PyTorch sees none here\n"

@@ -221,12 +221,12 @@ def test_a_step_that_fails_leaves_no_gradient():
 
 
 def test_a_loss_curve_falls_and_repeats():
-    curve = training.loss_curve(DECODER, "eager", 0, steps=22, batch=BATCH, length=SEQ)
-    again = training.loss_curve(DECODER, "eager", 0, steps=22, batch=BATCH, length=SEQ)
-    other = training.loss_curve(DECODER, "eager", 1, steps=22, batch=BATCH, length=SEQ)
+    curve = training.loss_curve(DECODER, "eager", 0, steps=82, batch=BATCH, length=SEQ)
+    again = training.loss_curve(DECODER, "eager", 0, steps=82, batch=BATCH, length=SEQ)
+    other = training.loss_curve(DECODER, "eager", 1, steps=82, batch=BATCH, length=SEQ)
     assert curve == again
     assert curve["losses"] != other["losses"]
-    assert len(curve["losses"]) == 4 and curve["losses"][-1] < curve["losses"][0]
+    assert len(curve["losses"]) == 16 and curve["losses"][-1] < curve["losses"][0]
     assert (curve["warm_up"], curve["clip"]) == (40, 1.0)
 
 
@@ -248,9 +248,9 @@ def test_the_rate_rises_to_what_the_optimizer_has_and_large_gradients_are_cut():
 
 
 def test_a_loss_curve_warms_up(monkeypatch):
-    curve = training.loss_curve(DECODER, "eager", 0, steps=20, batch=BATCH, length=SEQ)
+    curve = training.loss_curve(DECODER, "eager", 0, steps=80, batch=BATCH, length=SEQ)
     monkeypatch.setattr(training, "WARM_UP_STEPS", 10**9)
-    frozen = training.loss_curve(DECODER, "eager", 0, steps=20, batch=BATCH, length=SEQ)
+    frozen = training.loss_curve(DECODER, "eager", 0, steps=80, batch=BATCH, length=SEQ)
     # Weights that stay as they are leave the spread of the passages.
     assert curve["losses"][-1] < frozen["losses"][-1] - (
         max(frozen["losses"]) - min(frozen["losses"])
