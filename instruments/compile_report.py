@@ -52,6 +52,7 @@ def compile_configuration(configuration, arch: int):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     signature, constants, attributes = {}, {}, {}
     for position, name in enumerate(configuration.kernel.arg_names):
@@ -73,7 +74,8 @@ def compile_configuration(configuration, arch: int):
                 constants[(position,)] = 1
             elif kind.startswith("*") or kind.endswith("x16"):
                 attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(configuration.kernel, signature, constants, attributes)
+    language = GluonASTSource if configuration.kernel.is_gluon() else ASTSource
+    source = language(configuration.kernel, signature, constants, attributes)
     return triton.compile(
         source, target=GPUTarget("cuda", arch, 32), options=dict(configuration.options)
     )
