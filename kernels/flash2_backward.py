@@ -33,6 +33,7 @@ from kernels.flash2_forward import (
     architecture,
     block_and_head,
     block_sizes,
+    heads_together,
     shipped,
     switches,
 )
@@ -233,7 +234,7 @@ def gather_from_queries(
     return grad_key, grad_value
 
 
-@triton.jit(do_not_specialize=("before", "after"))
+@triton.jit(do_not_specialize=("before", "after", "heads_together"))
 def key_value_kernel(
     query_ptr,
     key_ptr,
@@ -253,13 +254,13 @@ def key_value_kernel(
     dropout,
     before,
     after,
+    heads_together,
     heads,
     heads_per_kv_head,
     seq_query,
     seq_key,
     HEAD_DIM: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr,
+    LEFT_EDGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -271,7 +272,8 @@ def key_value_kernel(
     blocks_n = tl.cdiv(seq_key, BLOCK_N)
     kv_heads = heads // heads_per_kv_head
     # Under a causal mask the first tile of keys is seen by the most queries.
-    block_n, batch_kv_head = block_and_head(blocks_n, CAUSAL)
+    batch_kv_heads = tl.num_programs(0) // blocks_n
+    block_n, batch_kv_head = block_and_head(blocks_n, batch_kv_heads, heads_together)
     batch, kv_head = batch_kv_head // kv_heads, batch_kv_head % kv_heads
     dims = tl.arange(0, BLOCK_D)  # [BLOCK_D]
     start_n = block_n * BLOCK_N
@@ -299,7 +301,7 @@ def key_value_kernel(
         grad_output_strides,
     )
     for PART in tl.static_range(3):
-        if CAUSAL or WINDOW or PART > 0:
+        if LEFT_EDGE or PART > 0:
             grad_key, grad_value = gather_from_queries(
                 bounds[PART],
                 bounds[PART + 1],
@@ -380,7 +382,7 @@ def gather_from_keys(
     return grad_query
 
 
-@triton.jit(do_not_specialize=("before", "after"))
+@triton.jit(do_not_specialize=("before", "after", "heads_together"))
 def query_kernel(
     query_ptr,
     key_ptr,
@@ -399,13 +401,13 @@ def query_kernel(
     dropout,
     before,
     after,
+    heads_together,
     heads,
     heads_per_kv_head,
     seq_query,
     seq_key,
     HEAD_DIM: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr,
+    LEFT_EDGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -415,7 +417,8 @@ def query_kernel(
     """dQ of BLOCK_M queries of one head. The program has the shape of the forward kernel's."""
     rules = Rules(seed_ptr, scale, softcap, dropout, before, after, seq_query, seq_key)
     blocks_m = tl.cdiv(seq_query, BLOCK_M)
-    block, batch_head = block_and_head(blocks_m, CAUSAL)
+    batch_heads = tl.num_programs(0) // blocks_m
+    block, batch_head = block_and_head(blocks_m, batch_heads, heads_together)
     batch, head = batch_head // heads, batch_head % heads
     kv_head = head // heads_per_kv_head
     query_head = query_ptr + batch * query_strides[0] + head * query_strides[1]
@@ -445,7 +448,7 @@ def query_kernel(
     stop = tl.minimum(start_m + BLOCK_M, seq_query) + seq_key - seq_query
     bounds = tiles_seen(position, stop, before, after, seq_key, BLOCK_N)
     for PART in tl.static_range(3):
-        if WINDOW or PART > 0:
+        if LEFT_EDGE or PART > 0:
             grad_query = gather_from_keys(
                 bounds[PART],
                 bounds[PART + 1],
@@ -514,12 +517,12 @@ def backward(
         dropout,
         before,
         after,
+        heads_together(key, after),
         heads,
         heads // kv_heads,
         seq_query,
         seq_key,
     )
-    constants = {"HEAD_DIM": head_dim, **switches(before, after, softcap, dropout, everything)}
     with launch_device(query):
         prepare_kernel[(triton.cdiv(seq_query, 64), batch * heads)](
             output,
@@ -546,7 +549,7 @@ def backward(
             grad_key,
             grad_value,
             *arguments,
-            **constants,
+            **switches(head_dim, after, softcap, dropout, everything),
             **sizes,
             **options,
         )
@@ -559,7 +562,7 @@ def backward(
             delta,
             grad_query,
             *arguments,
-            **constants,
+            **switches(head_dim, before, softcap, dropout, everything),
             **sizes,
             **options,
         )
@@ -590,9 +593,11 @@ def query_blocks(
     block_d = triton.next_power_of_2(head_dim)
     hopper = architecture == 90
     if dtype == torch.float32:
-        return block_sizes(32, 16, block_d, 8, 2)
-    if optional or block_d == 256:
+        return block_sizes(32, 32 if block_d <= 64 else 16, block_d, 8, 2)
+    if optional:
         return block_sizes(64 if block_d <= 64 else 32, 32, block_d, 8, 2)
+    if block_d == 256:
+        return block_sizes(*((64, 32, 256, 8) if hopper else (32, 32, 256, 4)), 2)
     if block_d <= 64:
         return block_sizes(64, 64, block_d, 4, 3)
     return block_sizes(128, 64, block_d, 8, 3) if hopper else block_sizes(64, 64, block_d, 8, 2)

@@ -44,16 +44,16 @@ class KeyHead(NamedTuple):
 
 
 @triton.jit
-def block_and_head(blocks, CAUSAL: tl.constexpr):
-    """Which of the blocks of a head a program takes, and of which head, counted over the whole batch."""
-    if CAUSAL:
-        # Block 0 has the most to do. It starts first, in every head.
-        batch_heads = tl.num_programs(0) // blocks
-        block, batch_head = tl.program_id(0) // batch_heads, tl.program_id(0) % batch_heads
-    else:
-        # Programs of one head follow each other, so what they share stays in the L2 cache.
-        block, batch_head = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    return block, batch_head.to(tl.int64)
+def block_and_head(blocks, batch_heads, heads_together):
+    """Which block of a head a program takes, and of which head, counted over the whole batch.
+
+    Some heads go together, few enough for what their programs share to stay in the L2 cache. Of those,
+    block 0 of every head comes first: it is the one with the most to do, if there is one.
+    """
+    first = tl.program_id(0) // (heads_together * blocks) * heads_together
+    place = tl.program_id(0) - first * blocks
+    together = tl.minimum(heads_together, batch_heads - first)
+    return place // together, (first + place % together).to(tl.int64)
 
 
 @triton.jit
@@ -112,7 +112,7 @@ def attend(
     return running_max, running_sum, accumulator
 
 
-@triton.jit(do_not_specialize=("before", "after", "tiles_a_split"))
+@triton.jit(do_not_specialize=("before", "after", "tiles_a_split", "heads_together"))
 def forward_kernel(
     query_ptr,
     key_ptr,
@@ -129,13 +129,13 @@ def forward_kernel(
     before,
     after,
     tiles_a_split,
+    heads_together,
     heads,
     heads_per_kv_head,
     seq_query,
     seq_key,
     HEAD_DIM: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    WINDOW: tl.constexpr,
+    LEFT_EDGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -145,7 +145,8 @@ def forward_kernel(
     """BLOCK_M queries of one head, over the keys of one split."""
     rules = Rules(seed_ptr, scale, softcap, dropout, before, after, seq_query, seq_key)
     blocks_m = tl.cdiv(seq_query, BLOCK_M)
-    block, batch_head = block_and_head(blocks_m, CAUSAL)
+    batch_heads = tl.num_programs(0) // blocks_m
+    block, batch_head = block_and_head(blocks_m, batch_heads, heads_together)
     batch, head = batch_head // heads, batch_head % heads
     query_head = query_ptr + batch * query_strides[0] + head * query_strides[1]
     kv_head = head // heads_per_kv_head
@@ -172,7 +173,7 @@ def forward_kernel(
     first_tile = tl.program_id(1) * tiles_a_split  # of this split
     # Tiles at the left edge of a window, then whole ones, then those at the right edge.
     for PART in tl.static_range(3):
-        if WINDOW or PART > 0:
+        if LEFT_EDGE or PART > 0:
             running_max, running_sum, accumulator = attend(
                 tl.maximum(bounds[PART], first_tile),
                 tl.minimum(bounds[PART + 1], first_tile + tiles_a_split),
@@ -196,7 +197,6 @@ def forward_kernel(
     divisor = tl.where(running_sum == 0.0, 1.0, running_sum)
     kept_sum = divisor * (1.0 - dropout) if DROPOUT else divisor
     accumulator = accumulator / kept_sum[:, None]
-    batch_heads = tl.num_programs(0) // blocks_m
     first_row = (tl.program_id(1) * batch_heads + batch_head) * seq_query
     output_head = output_ptr + first_row * HEAD_DIM
     store_tile(output_head, rows, dims, accumulator, seq_query, HEAD_DIM)
@@ -304,12 +304,12 @@ def forward(
             before,
             after,
             tiles_a_split,
+            heads_together(key, after),
             heads,
             heads // kv_heads,
             seq_query,
             seq_key,
-            HEAD_DIM=head_dim,
-            **switches(before, after, softcap, dropout, seq_query + seq_key),
+            **switches(head_dim, before, softcap, dropout, seq_query + seq_key),
             **constants,
             **options,
         )
@@ -337,11 +337,28 @@ def architecture(tensor: torch.Tensor) -> int:
     return 10 * major + minor
 
 
-def switches(before: int, after: int, softcap: float, dropout: float, everything: int) -> dict:
-    """What is compiled into a kernel. CAUSAL asks for the order that starts long programs first."""
+def heads_together(shared: torch.Tensor, after: int) -> int:
+    """How many heads :func:`block_and_head` takes together.
+
+    Under a causal mask programs differ in length, so the long ones of several heads start first; as many
+    heads as have 4 MiB of ``shared``, and every program reads two such tensors. Without one no order
+    is better than another, and a head at a time shares most.
+    """
+    a_head = shared.shape[-2] * shared.shape[-1] * shared.element_size()
+    return max(1, 2**22 // a_head) if after == 0 else 1
+
+
+def switches(head_dim: int, earlier: int, softcap: float, dropout: float, everything: int) -> dict:
+    """What is compiled into a kernel.
+
+    Args:
+        earlier: how far a program's positions see those before them. If that is a limit, the first tiles
+            are seen in part.
+        everything: what is no limit.
+    """
     return {
-        "CAUSAL": after == 0,
-        "WINDOW": before < everything,
+        "HEAD_DIM": head_dim,
+        "LEFT_EDGE": earlier < everything,
         "SOFTCAP": softcap > 0.0,
         "DROPOUT": dropout > 0.0,
     }
@@ -365,7 +382,7 @@ def forward_blocks(
     if optional:
         return block_sizes(64 if block_d <= 128 else 32, 32, block_d, 8, 2)
     if block_d <= 64:
-        return block_sizes(128, 64, block_d, 4, 3)
+        return block_sizes(128, 64, block_d, 8, 3)
     if block_d == 128:
         return block_sizes(128, 128 if hopper else 64, block_d, 8, 3)
     return block_sizes(128, 32, block_d, 8, 3) if hopper else block_sizes(64, 32, block_d, 8, 2)
@@ -392,7 +409,7 @@ def shipped(kernels_and_blocks: dict) -> Iterator[Configuration]:
 
 
 def _forms(kernel, blocks, dtype, head_dim, optional) -> Iterator[Configuration]:
-    switched = dict.fromkeys(("WINDOW", "SOFTCAP", "DROPOUT"), optional)
+    switched = {"LEFT_EDGE": True, "SOFTCAP": optional, "DROPOUT": optional}
     for architectures in ((90,), tuple(a for a in ARCHITECTURES if a != 90)):
         sizes, options = blocks(dtype, head_dim, architectures[0], optional)
         label = f"{str(dtype).removeprefix('torch.')}, head_dim {head_dim}"
@@ -400,7 +417,7 @@ def _forms(kernel, blocks, dtype, head_dim, optional) -> Iterator[Configuration]
             label + (", all options" if optional else ""),
             kernel,
             argument_types(kernel, dtype),
-            {"HEAD_DIM": head_dim, "CAUSAL": True, **switched, **sizes},
+            {"HEAD_DIM": head_dim, **switched, **sizes},
             options,
             architectures,
         )
