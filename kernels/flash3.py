@@ -67,11 +67,12 @@ class Ring(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """All shared memory of a program. Consumer i owns slot i of ``query``, and ``turn[i]``."""
+    """The shared memory of a program. Consumer i owns slot i of ``query``, ``output`` and ``turn``."""
 
     query: Ring
     key: Ring
     value: Ring
+    output: gl.shared_memory_descriptor
     turn: gl.shared_memory_descriptor
 
 
@@ -94,8 +95,8 @@ class Given(NamedTuple):
 class Work(NamedTuple):
     """The queries from ``start_m`` on of one head, which see the first ``tiles`` tiles of its keys.
 
-    ``use`` is the number that the rings of K and V give to the
-    first of the tiles that is loaded; that is the last one (see :func:`consumer`).
+    They are loaded from the last to the first (see :func:`consumer`), in the uses of the rings of K and V
+    from ``use`` on.
     """
 
     head: gl.tensor
@@ -146,13 +147,13 @@ def release(ring, use):
 @gluon.jit
 def load(ring, use, descriptor, head, row):
     """Once the slot is empty, start copying the tile of a use into it. ``full`` completes as it lands."""
-    heads = descriptor.shape[1]
     SLOTS: gl.constexpr = ring.tiles.shape[0]
     slot = use % SLOTS
     # The phase before this use's. Before the very first a barrier counts as completed.
     mbarrier.wait(ring.empty.index(slot), (use // SLOTS + 1) & 1)
     full = ring.full.index(slot)
     mbarrier.expect(full, descriptor.block_type.nbytes)
+    heads = descriptor.shape[1]
     place = [head // heads, head % heads, row, 0]
     tma.async_copy_global_to_shared(descriptor, place, full, ring.tiles.index(slot))
 
@@ -293,10 +294,12 @@ def consumer(
     SPECIALIZED: gl.constexpr,
     OVERLAP: gl.constexpr,
     PINGPONG: gl.constexpr,
+    OUTPUT_APART: gl.constexpr,
 ):
     """Attention of ROWS queries: consumer INDEX's share of each of the program's tiles.
 
-    The keys are walked from the last tile to the first: tiles that need a mask come at once.
+    The keys are walked from the last tile to the first. So the one tile that always needs a mask, where
+    the keys end, is dealt with before the loop.
     """
     CONSUMERS: gl.constexpr = shared.query.tiles.shape[0]
     ROWS: gl.constexpr = shared.query.tiles.shape[3]
@@ -390,6 +393,8 @@ def consumer(
         first_row = work.head.to(gl.int64) * seq_query
         gl.store(given.logsumexp_ptr + first_row + rows, logsumexp, mask=rows < seq_query)
         use += work.tiles
+        if OUTPUT_APART:
+            release(shared.query, round * CONSUMERS + INDEX)
         wait_full(shared.value, use - 1)
         accumulator = warpgroup_mma(
             weights, tile_of(shared.value, use - 1), accumulator, is_async=True
@@ -397,17 +402,16 @@ def consumer(
         accumulator = warpgroup_mma_wait(0, deps=[accumulator])
         finish(shared.value, given.value, work, work.tiles - 1, SPECIALIZED)
         output = accumulator * gl.convert_layout(1.0 / divisor, OUTPUT_ROWS)[:, None]
-        # Through the shared memory of the queries, which are done with; rows past the last are clipped.
-        query_tile.store(output.to(DTYPE))
+        tma.store_wait(0)  # until the output of the round before has left its place
+        output_tile = shared.output.index(INDEX).reshape([1, ROWS, BLOCK_D])
+        output_tile.reshape([ROWS, BLOCK_D]).store(output.to(DTYPE))
         fence_async_shared()
-        start_m = work.start_m + INDEX * ROWS
-        tma.async_copy_shared_to_global(
-            given.output,
-            [work.head, start_m, 0],
-            shared.query.tiles.index(INDEX).reshape([1, ROWS, BLOCK_D]),
-        )
-        tma.store_wait(0)
-        release(shared.query, round * CONSUMERS + INDEX)
+        place = [work.head, work.start_m + INDEX * ROWS, 0]  # rows past the last are clipped
+        tma.async_copy_shared_to_global(given.output, place, output_tile)
+        if not OUTPUT_APART:
+            tma.store_wait(0)
+            release(shared.query, round * CONSUMERS + INDEX)
+    tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=("heads_together",))
@@ -425,14 +429,21 @@ def flash3_kernel(
     SPECIALIZED: gl.constexpr,
     OVERLAP: gl.constexpr,
     PINGPONG: gl.constexpr,
+    OUTPUT_APART: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
     """A program: its shared memory, and its partitions side by side."""
     given = Given(query, key, value, output, logsumexp_ptr, scale_log2, heads_together)
+    query_ring = make_ring(query, CONSUMERS, 1)
+    output_tiles = query_ring.tiles
+    if OUTPUT_APART:
+        shape: gl.constexpr = [CONSUMERS] + output.block_type.shape
+        output_tiles = gl.allocate_shared_memory(output.dtype, shape, output.layout)
     shared = Shared(
-        make_ring(query, CONSUMERS, 1),
+        query_ring,
         make_ring(key, STAGES, CONSUMERS),
         make_ring(value, STAGES, CONSUMERS),
+        output_tiles,
         make_barriers(CONSUMERS, 1),
     )
     if SPECIALIZED:
@@ -441,15 +452,24 @@ def flash3_kernel(
         gl.warp_specialize(
             [
                 (producer, (given, shared, CAUSAL)),
-                (consumer, (gl.constexpr(0), given, shared, CAUSAL, True, OVERLAP, PINGPONG)),
-                (consumer, (gl.constexpr(1), given, shared, CAUSAL, True, OVERLAP, PINGPONG)),
-                (consumer, (gl.constexpr(2), given, shared, CAUSAL, True, OVERLAP, PINGPONG)),
+                (
+                    consumer,
+                    (gl.constexpr(0), given, shared, CAUSAL, True, OVERLAP, PINGPONG, OUTPUT_APART),
+                ),
+                (
+                    consumer,
+                    (gl.constexpr(1), given, shared, CAUSAL, True, OVERLAP, PINGPONG, OUTPUT_APART),
+                ),
+                (
+                    consumer,
+                    (gl.constexpr(2), given, shared, CAUSAL, True, OVERLAP, PINGPONG, OUTPUT_APART),
+                ),
             ][: 1 + CONSUMERS],
             [4] * CONSUMERS,
             [REGISTERS] * CONSUMERS,
         )
     else:
-        consumer(gl.constexpr(0), given, shared, CAUSAL, False, OVERLAP, PINGPONG)
+        consumer(gl.constexpr(0), given, shared, CAUSAL, False, OVERLAP, PINGPONG, OUTPUT_APART)
 
 
 @dataclass(frozen=True)
@@ -462,6 +482,8 @@ class Design:
             is two warpgroups in step, on 128 queries, and this is 1.
         stages: slots for tiles of K, and as many for V.
         specialized, overlap, pingpong, persistent: see the module.
+        output_apart: give the output a place of its own in shared memory. The queries of the next tile
+            then load under the last products of this one; otherwise the output leaves through their slot.
     """
 
     block_n: int
@@ -471,6 +493,7 @@ class Design:
     overlap: bool = True
     pingpong: bool = True
     persistent: bool = True
+    output_apart: bool = True
 
     def __post_init__(self):
         if self.consumers not in ((2, 3) if self.specialized else (1,)):
@@ -508,7 +531,7 @@ def shipped_design(head_dim: int) -> Design:
     block_d = padded_head_dim(head_dim)
     if block_d == 64:
         return Design(block_n=128, consumers=3)
-    return Design(block_n=128 if block_d == 128 else 64)
+    return Design(block_n=128) if block_d == 128 else Design(block_n=64, output_apart=False)
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -611,6 +634,7 @@ def launch(
         "SPECIALIZED": design.specialized,
         "OVERLAP": design.overlap,
         "PINGPONG": design.pingpong,
+        "OUTPUT_APART": design.output_apart,
         "REGISTERS": design.registers,
     }
     return (min(tiles, programs) if design.persistent else tiles,), arguments, constants
