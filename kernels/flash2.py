@@ -194,13 +194,17 @@ def _reach(query: Tensor, key: Tensor, causal: bool, window: int | None) -> tupl
 
 
 def _splits_to_fill(query: Tensor, key: Tensor) -> int:
-    """So many splits that there are twice as many programs as SMs, of at least 256 keys each."""
-    batch, heads, seq_query, _ = query.shape
+    """So many splits that programs fill all SMs at once, of at least 256 keys each.
+
+    Two programs fit on an SM up to head dimension 64, one above.
+    """
+    batch, heads, seq_query, head_dim = query.shape
     programs = max(1, batch * heads * triton.cdiv(seq_query, 128))
     sms = 2
     if query.is_cuda:
         sms = torch.cuda.get_device_properties(query.device).multi_processor_count
-    return max(1, min(2 * sms // programs, key.shape[2] // 256))
+    places = sms * (2 if head_dim <= 64 else 1)
+    return max(1, min(places // programs, key.shape[2] // 256))
 
 
 def _check_options(window, softcap, dropout) -> None:
