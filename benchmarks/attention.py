@@ -61,7 +61,8 @@ def time_problem(
     entrants = {name: contestants.kernel(name) for name in kernels}
     entrants |= {name: contestants.peer(name) for name in peers}
     prepared = {
-        name: _prepared(function, inputs, causal, direction) for name, function in entrants.items()
+        name: _prepared(function, contestants.laid_out(name, inputs), causal, direction)
+        for name, function in entrants.items()
     }
     taken = time_interleaved({name: call for name, call in prepared.items() if call})
     # Half of the products fall away under a causal mask: the papers' convention.

@@ -12,11 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks import flash_attention_3
+
 KERNELS = {
     "naive": "naive:attention",
     "flash1_printed": "flash1:printed_attention",
     "flash1": "flash1:attention",
     "flash2": "flash2:attention",
+    "flash3": "flash3:attention",
 }
 """The book's kernels: name to ``module:function``."""
 
@@ -29,9 +32,9 @@ BACKENDS = {
 """Backends of PyTorch's ``scaled_dot_product_attention``: several kernels with S and P in memory, in
 float32 inside; the memory-efficient kernel from xFormers; FlashAttention-2; NVIDIA's cuDNN."""
 
-PEERS = ("eager", *BACKENDS, "flex")
+PEERS = ("eager", *BACKENDS, "flex", "fa3")
 """What a kernel can be compared with; ``eager`` is the definition in three lines of PyTorch, ``flex`` its
-FlexAttention, compiled."""
+FlexAttention, compiled; ``fa3`` the library of :mod:`benchmarks.flash_attention_3`."""
 
 
 def kernel(name: str, **keywords: object) -> Callable:
@@ -51,6 +54,8 @@ def peer(name: str) -> Callable:
         return _eager
     if name == "flex":
         return _flex
+    if name == "fa3":
+        return flash_attention_3.attention
 
     def attention(backend, query, key, value, causal):
         with sdpa_kernel(backend):
@@ -94,3 +99,10 @@ def random_inputs(dtype: str, batch: int, heads: int, seq: int, head_dim: int):
     torch.manual_seed(0)
     shape = (batch, heads, seq, head_dim)
     return tuple(torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
+
+
+def laid_out(name: str, inputs: tuple) -> tuple:
+    """The inputs, in memory as a contestant is made for them: fa3 wants all heads of a row together."""
+    if name != "fa3":
+        return inputs
+    return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs)

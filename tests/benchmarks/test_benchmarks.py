@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kernels
-from benchmarks import contestants
+from benchmarks import contestants, flash_attention_3
 from benchmarks.attention import time_problem, timed_call
 from instruments.io_model import AttentionShape
 from kernels import reference
@@ -27,8 +27,22 @@ def test_peers_compute_attention(name, causal):
 
 def test_kernels_are_found_by_name():
     query, key, value = torch.randn(3, 1, 1, 8, 16, device=kernels.device())
-    for name in contestants.KERNELS:
+    for name in contestants.KERNELS.keys() - {"flash3"}:  # which runs on Hopper only
         assert contestants.kernel(name)(query, key, value, False).shape == query.shape
+
+
+def test_the_peer_fa3_says_which_library_it_needs(monkeypatch):
+    monkeypatch.delenv(flash_attention_3.VARIABLE, raising=False)
+    inputs = tuple(torch.randn(2, 3, 8, 16, dtype=torch.float16) for _ in range(3))
+    with pytest.raises(FileNotFoundError, match="needs FLASH_ATTENTION_3 to name"):
+        contestants.peer("fa3")(*inputs, False)
+
+
+def test_the_peer_fa3_gets_the_same_tensors_with_the_heads_of_a_row_together():
+    inputs = tuple(torch.randn(2, 3, 8, 16) for _ in range(3))
+    for was, now in zip(inputs, contestants.laid_out("fa3", inputs), strict=True):
+        assert torch.equal(was, now) and now.stride() == (384, 16, 48, 1)
+    assert contestants.laid_out("fa2", inputs) is inputs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""FlashAttention-3's own CUDA kernels as a peer, where their compiled library is at hand.
+
+PyTorch does not ship FlashAttention-3, but vLLM does: its wheel for Linux has it as
+``vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so``, built for one version of PyTorch (that of vLLM 0.20.0 for
+2.11). ``pip download --no-deps vllm==0.20.0`` and ``unzip`` give the file; nothing has to be installed. Say
+where it is in the variable FLASH_ATTENTION_3.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+VARIABLE = "FLASH_ATTENTION_3"
+
+
+def attention(query, key, value, causal):
+    """As the other contestants; made for tensors in memory as ``(batch, seq, heads, head_dim)``.
+
+    Raises:
+        FileNotFoundError: the library is not there.
+    """
+    batch, heads, seq, head_dim = query.shape
+    # This build takes sequences one after the other, and where each begins.
+    packed = [
+        x.transpose(1, 2).reshape(batch * seq, x.shape[1], head_dim) for x in (query, key, value)
+    ]
+    starts = torch.arange(batch + 1, device=query.device, dtype=torch.int32) * seq
+    output = _library().fwd(
+        *packed,
+        *[None] * 4,  # new keys and values, a second query, a place for the output
+        starts,
+        starts,
+        *[None] * 3,  # lengths, other than those from start to start
+        seq,
+        seq,
+        *[None] * 9,  # pages, rotary embedding, scales of FP8
+        head_dim**-0.5,
+        causal,
+        -1,  # no window
+        -1,
+        0.0,  # no soft cap
+        True,  # how a rotary embedding would lie
+        None,
+        0,  # splits: as it likes
+        None,
+        0,  # SMs to leave alone
+        None,
+        1,  # ranks of a context that is not spread
+        0,
+        None,
+    )[0]
+    return output.view(batch, seq, heads, head_dim).transpose(1, 2)
+
+
+@functools.cache
+def _library():
+    path = os.environ.get(VARIABLE, "")
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"the peer fa3 needs {VARIABLE} to name vLLM's _vllm_fa3_C.abi3.so, got {path!r}; "
+            "benchmarks/flash_attention_3.py says where it comes from"
+        )
+    torch.ops.load_library(path)
+    return torch.ops._vllm_fa3_C
