@@ -40,7 +40,7 @@ from instruments.gluon_simulator.engine import (
     Span,
     running,
 )
-from instruments.gluon_simulator.language import argument, runnable
+from instruments.gluon_simulator.language import argument, runnable_kernel
 from instruments.traffic import Traffic
 
 __all__ = [
@@ -112,7 +112,7 @@ def simulate(
         (x, y, z) for z, y, x in itertools.product(*(range(size) for size in reversed(sizes)))
     ]
     programs = [Program(number, index, sizes) for number, index in enumerate(waiting)]
-    launch = _Launch(runnable(kernel), _arguments(kernel, args, keywords), iter(programs))
+    launch = _Launch(runnable_kernel(kernel), _arguments(kernel, args, keywords), iter(programs))
     for sm in range(min(sms, len(programs))):
         engine.start(
             Partition(engine, None, sm, kernel.__name__, num_warps, launch.programs_of_an_sm)

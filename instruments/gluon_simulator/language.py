@@ -431,6 +431,12 @@ def runnable(value, name: str = ""):
     return value
 
 
+def runnable_kernel(kernel) -> types.FunctionType:
+    """A kernel, with what its module's names mean now."""
+    _runnable_function.cache_clear()
+    return runnable(kernel)
+
+
 @functools.cache
 def _runnable_function(function: types.FunctionType) -> types.FunctionType:
     """The function, with runnable globals."""

@@ -321,6 +321,7 @@ class Barrier:
         self._released |= self._arriving
 
     def _check(self) -> None:
+        self._allocation.find_name()  # here, as bytes land while any other code may run
         if self._count is None:
             raise BarrierMisuse(
                 f"{self.label} is used at {place(frames_of())} before mbarrier.init"

@@ -472,6 +472,30 @@ def test_unknown_operations_are_named():
 
 
 @gluon.jit
+def stored_number():
+    return 1.0
+
+
+@gluon.jit
+def doubled_number():
+    return 2.0
+
+
+@gluon.jit
+def number_kernel(out_ptr):
+    gl.store(out_ptr, stored_number())
+
+
+def test_a_name_means_what_it_means_at_the_launch(monkeypatch):
+    out = torch.zeros(1)
+    simulate(number_kernel, (1,), out)
+    assert out.item() == 1
+    monkeypatch.setitem(globals(), "stored_number", doubled_number)
+    simulate(number_kernel, (1,), out)
+    assert out.item() == 2
+
+
+@gluon.jit
 def forgotten_load_kernel(source):
     tile = gl.allocate_shared_memory(source.dtype, source.block_type.shape, source.layout)
     landed = barriers(1, 1)
