@@ -64,7 +64,7 @@ def programs(
     ``parallel="heads"`` makes one program a head; ``"tiles"`` one a head, tile of queries and split.
     ``order="first"`` starts with the first head's first tile and goes head by head; ``"longest"`` starts
     with the last tile of every head, which under a causal mask sees the most keys. Either goes through
-    the first split before the second. These are the ids of :mod:`kernels.flash2_forward`.
+    the first split before the second. So does :mod:`kernels.flash2_forward`, for some heads at a time.
     """
     _check(
         batch=batch,
