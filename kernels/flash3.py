@@ -26,6 +26,7 @@ Source: Shah et al., *FlashAttention-3: Fast and Accurate Attention with Asynchr
 (2024).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -188,7 +189,7 @@ def launch(
         programs: how many a persistent grid has; one an SM.
     """
     batch, heads, seq_query, head_dim = query.shape
-    kv_heads, seq_key = key.shape[1:3]
+    blocks = triton.cdiv(seq_query, design.consumers * design.rows)
     rows = [design.rows, padded_head_dim(head_dim)]
     columns = [design.block_n, rows[1]]
     arguments = (
@@ -198,11 +199,9 @@ def launch(
         _descriptor(output.view(batch * heads, seq_query, head_dim), [1, *rows]),
         logsumexp,
         scale * LOG2_E,
-        # Without a mask all tiles are as long: one head after the other. With one, as many heads together
-        # as have their K and V in 32 MiB, which leaves room in an L2 cache of 50.
-        heads // kv_heads * max(1, 2**25 // (4 * seq_key * head_dim)) if causal else 1,
+        _heads_together(query, key, blocks, programs if design.persistent else 0) if causal else 1,
     )
-    tiles = batch * heads * triton.cdiv(seq_query, design.consumers * design.rows)
+    tiles = batch * heads * blocks
     constants = {
         "CAUSAL": causal,
         "CONSUMERS": design.consumers,
@@ -213,6 +212,20 @@ def launch(
         "REGISTERS": design.registers,
     }
     return (min(tiles, programs) if design.persistent else tiles,), arguments, constants
+
+
+def _heads_together(query, key, blocks: int, programs: int) -> int:
+    """Of how many heads the long tiles start together, under a causal mask.
+
+    Programs of a persistent launch go back and forth over the tiles of these heads, so each gets as much
+    to do as the others if there and back takes them all, and starts level with the next heads. Without,
+    the hardware gives the next tile to whoever is free; then few heads, with K and V in 32 MiB of the L2
+    cache.
+    """
+    if programs:
+        return math.lcm(2 * programs, blocks) // blocks
+    seq_key, head_dim = key.shape[2:]
+    return query.shape[1] // key.shape[1] * max(1, 2**25 // (4 * seq_key * head_dim))
 
 
 def _descriptor(tensor: torch.Tensor, tile: list[int]) -> TensorDescriptor:

@@ -154,7 +154,7 @@ def work_tile(round, use, given, shared, CAUSAL: gl.constexpr):
     """The :class:`Work` of a round: some heads together, of all of them the same rows, the last rows first.
 
     Under a causal mask the last rows see the most keys. So long tiles start first, and short ones fill the
-    end. Only some heads at a time, so that their K and V stay in the L2 cache.
+    end. How many heads: see :func:`kernels.flash3.launch`.
     """
     BLOCK_M: gl.constexpr = shared.query.tiles.shape[0] * shared.query.tiles.shape[3]
     BLOCK_N: gl.constexpr = shared.key.tiles.shape[3]
