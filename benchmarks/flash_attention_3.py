@@ -54,10 +54,15 @@ def attention(query, key, value, causal):
     return output.view(batch, seq, heads, head_dim).transpose(1, 2)
 
 
+def at_hand() -> bool:
+    """Whether the library is there."""
+    return Path(os.environ.get(VARIABLE, "")).is_file()
+
+
 @functools.cache
 def _library():
     path = os.environ.get(VARIABLE, "")
-    if not Path(path).is_file():
+    if not at_hand():
         raise FileNotFoundError(
             f"the peer fa3 needs {VARIABLE} to name vLLM's _vllm_fa3_C.abi3.so, got {path!r}; "
             "benchmarks/flash_attention_3.py says where it comes from"
