@@ -152,7 +152,7 @@ class _Practice:
         self.outcomes: dict[str, Outcome] = {}
         self.interrupted = False
         self._namespace = SimpleNamespace(**{exercise.function: function})
-        code = getattr(function, "__code__", None)
+        code = getattr(getattr(function, "fn", function), "__code__", None)  # a kernel has it in fn
         self._file = code.co_filename if code else None
 
     @pytest.fixture

@@ -68,7 +68,8 @@ def _enclosing_function(tree: ast.Module, line: int) -> ast.FunctionDef:
 
 
 def _is_kernel(function: ast.FunctionDef) -> bool:
-    return any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+    decorators = map(ast.unparse, function.decorator_list)
+    return any("triton.jit" in one or "gluon.jit" in one for one in decorators)
 
 
 def _docstring(tree: ast.Module, text: str) -> str:

@@ -1,0 +1,78 @@
+"""A ring of tiles: the file to write your solution in."""
+
+import triton.experimental.gluon as gluon
+import triton.experimental.gluon.language as gl
+import triton.experimental.gluon.language.nvidia.hopper as hopper
+
+# Of a tile: rows of left, rows of right (columns of the product), and columns of both.
+ROWS, COLUMNS, DEPTH = gl.constexpr(64), gl.constexpr(64), gl.constexpr(64)
+
+
+@gluon.jit
+def producer(left, right, left_tiles, right_tiles, full, empty, row, tiles, STAGES: gl.constexpr):
+    """Copy the tiles of left, from ``row`` on, and of right into the ring, as slots become empty."""
+    # Your turn: for each of the tiles, wait until its slot is empty, tell full how many bytes will come,
+    # and start both copies: left's at [row, tile * DEPTH], right's at [0, tile * DEPTH].
+    pass
+
+
+@gluon.jit
+def consumer(
+    product_ptr,
+    left_tiles,
+    right_tiles,
+    full,
+    empty,
+    row,
+    rows,
+    columns,
+    tiles,
+    STAGES: gl.constexpr,
+):
+    """Sum the products of the tiles in the ring, [ROWS, COLUMNS], and store what is inside."""
+    LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
+    total = gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT)
+    # Your turn: for each of the tiles, wait until both halves of it have landed, add their product to
+    # total, and release the slot, once, when the product is done.
+    pass
+    row += gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    column = gl.arange(0, COLUMNS, gl.SliceLayout(0, LAYOUT))
+    inside = (row[:, None] < rows) & (column[None, :] < columns)
+    gl.store(product_ptr + row[:, None] * columns + column[None, :], total, mask=inside)
+
+
+@gluon.jit
+def product_kernel(left, right, product_ptr, STAGES: gl.constexpr):
+    """``left @ right.T``, float32 and contiguous. A program has ROWS of its rows, and all columns."""
+    left_tiles = gl.allocate_shared_memory(left.dtype, [STAGES, ROWS, DEPTH], left.layout)
+    right_tiles = gl.allocate_shared_memory(right.dtype, [STAGES, COLUMNS, DEPTH], right.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], hopper.mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], hopper.mbarrier.MBarrierLayout())
+    for slot in gl.static_range(STAGES):
+        hopper.mbarrier.init(full.index(slot), count=1)
+        hopper.mbarrier.init(empty.index(slot), count=1)
+    row = gl.program_id(0) * ROWS
+    rows, columns = left.shape[0], right.shape[0]
+    tiles = gl.cdiv(left.shape[1], DEPTH)
+    gl.warp_specialize(
+        [
+            (producer, (left, right, left_tiles, right_tiles, full, empty, row, tiles, STAGES)),
+            (
+                consumer,
+                (
+                    product_ptr,
+                    left_tiles,
+                    right_tiles,
+                    full,
+                    empty,
+                    row,
+                    rows,
+                    columns,
+                    tiles,
+                    STAGES,
+                ),
+            ),
+        ],
+        [4],  # warps of the consumer
+        [160],  # registers of each of its threads
+    )
