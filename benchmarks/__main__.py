@@ -31,6 +31,10 @@ SWEEPS = (
     "occupancy --experiment occupancy",
     "softmax_cost --experiment softmax_cost",
     "training --experiment training",
+    "attention --kernels flash3 --peers fa3,cudnn,fa2 --head-dims 64,128,256 --experiment flash3",
+    "ablation --experiment flash3_ablation",
+    "numerical_error --experiment numerical_error",
+    "flash3_profile --experiment flash3_profile",
 )
 
 

@@ -221,6 +221,72 @@ def training_utilisation(load: Load) -> Finding:
     return Finding(best["mfu"], shown.replace("%", " %"))
 
 
+def hopper_over_flash2(load: Load) -> Finding:
+    """FlashAttention-3's forward pass beside FlashAttention-2 as PyTorch has it, at every problem."""
+    ratios = [row["speedup"]["fa2"] for row in load("flash3").where(kernel="flash3")]
+    return Finding(
+        median(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×, middle {median(ratios):.2f}×"
+    )
+
+
+def hopper_d128(load: Load) -> Finding:
+    """The forward pass at 16 384 tokens without a mask, over the paper's rate on an H100."""
+    return _hopper_rate(load, 648, d=128, n=2**14, causal=False)
+
+
+def hopper_d256(load: Load) -> Finding:
+    """The same at d 256."""
+    return _hopper_rate(load, 756, d=256, n=2**14, causal=False)
+
+
+def hopper_best(load: Load) -> Finding:
+    """The fastest of all float16 forward passes, over the paper's."""
+    return _hopper_rate(load, 740)
+
+
+def _hopper_rate(load: Load, paper: float, **problem) -> Finding:
+    rows = load("flash3").where(kernel="flash3", dtype="float16", **problem)
+    tflops = max(row["tflops"] for row in rows)
+    return Finding(tflops / paper, f"{tflops:.0f} TFLOP/s")
+
+
+def overlap_inside(load: Load) -> Finding:
+    """What the softmax under a warpgroup's own products gains, at the shape of the paper's Table 2."""
+    return _ablated(load, "no_overlap", "full")
+
+
+def specialization(load: Load) -> Finding:
+    """What the producer gains there."""
+    return _ablated(load, "no_producer", "full")
+
+
+def taking_turns(load: Load) -> Finding:
+    """What pingpong gains there before the other overlap."""
+    return _ablated(load, "producer", "turns_first")
+
+
+def _ablated(load: Load, without: str, with_it: str) -> Finding:
+    """Speed with an idea over that without, and both; the two are timed in the same rounds."""
+    rows = [
+        load("flash3_ablation").one(design=design, n=8448, d=128, causal=False)
+        for design in (with_it, without)
+    ]
+    ratio = rows[0]["of_full"] / rows[1]["of_full"]
+    return Finding(
+        ratio, f"{rows[1]['tflops']:.0f} → {rows[0]['tflops']:.0f} TFLOP/s ({ratio:.2f}×)"
+    )
+
+
+def error_with_outliers(load: Load) -> Finding:
+    """Root mean square error of standard attention in float16 and of FlashAttention-3, d 128."""
+    record = load("numerical_error")
+    standard, flash = (
+        record.one(contestant=name, dtype="float16", d=128)["rmse"] for name in ("eager", "flash3")
+    )
+    shown = " → ".join(f"{error:.1e}".replace("e-0", "e-") for error in (standard, flash))
+    return Finding(standard / flash, f"{shown} ({standard / flash:.1f}×)")
+
+
 def cost_outside_tensor_cores(load: Load) -> Finding:
     """How much slower arithmetic is outside the tensor cores."""
     tflops = load("ceilings").rows[0]["tflops"]
@@ -263,5 +329,13 @@ EXPERIMENTS = {
         gpt2_training,
         long_range_training,
         training_utilisation,
+        hopper_over_flash2,
+        hopper_d128,
+        hopper_d256,
+        hopper_best,
+        overlap_inside,
+        specialization,
+        taking_turns,
+        error_with_outliers,
     )
 }

@@ -80,6 +80,29 @@ def training_row(model, n, over_eager):
     return {"model": model, "attention": "flash2", "n": n, "speedup": {"eager": over_eager}}
 
 
+def flash3_row(d, n, causal, tflops, over_fa2=1.0):
+    """A row of chapter 6's sweep."""
+    problem = {"kernel": "flash3", "dtype": "float16", "n": n, "d": d, "causal": causal}
+    return problem | {"tflops": tflops, "speedup": {"fa2": over_fa2}}
+
+
+FLASH3 = [
+    *(flash3_row(128, 2**14, False, 324.0, 1.25), flash3_row(128, 2**14, True, 370.0, 1.5)),
+    *(flash3_row(256, 2**14, False, 567.0, 2.0), flash3_row(256, 2**10, True, 592.0, 1.75)),
+    flash3_row(128, 2**12, False, 600.0, 1.0),
+]
+ABLATION = [
+    {"design": design, "n": 8448, "d": 128, "causal": False, "tflops": tflops, "of_full": of_full}
+    for design, tflops, of_full in [
+        *(("full", 600.0, 1.0), ("no_overlap", 490.0, 0.8), ("no_producer", 310.0, 0.5)),
+        *(("producer", 250.0, 0.4), ("turns_first", 370.0, 0.6)),
+    ]
+]
+# Another mask and another shape are other rows.
+ABLATION += [row | {"causal": True, "of_full": 9.0} for row in ABLATION]
+ABLATION += [row | {"n": 16384, "d": 64, "of_full": 9.0} for row in ABLATION]
+
+
 MADE_UP = [
     (
         "passes_over_a_row",
@@ -209,6 +232,25 @@ MADE_UP = [
             training_row("gpt2-small", 8192, 3.0) | {"mfu": 0.9, "of_gemm": 0.9, "tflops": 900.0},
         ],
         Finding(0.5, "500 TFLOP/s, 50 %; 75 % of a product's"),
+    ),
+    ("hopper_over_flash2", FLASH3, Finding(1.5, "1.0–2.0×, middle 1.50×")),
+    ("hopper_d128", FLASH3, Finding(0.5, "324 TFLOP/s")),
+    ("hopper_d256", FLASH3, Finding(0.75, "567 TFLOP/s")),
+    ("hopper_best", FLASH3, Finding(600 / 740, "600 TFLOP/s")),
+    # The ratio is that of the rounds, not of the medians that are shown.
+    ("overlap_inside", ABLATION, Finding(1.25, "490 → 600 TFLOP/s (1.25×)")),
+    ("specialization", ABLATION, Finding(2.0, "310 → 600 TFLOP/s (2.00×)")),
+    ("taking_turns", ABLATION, Finding(1.5, "250 → 370 TFLOP/s (1.50×)")),
+    (
+        "error_with_outliers",
+        [
+            {"contestant": name, "dtype": dtype, "d": d, "rmse": rmse}
+            for name, dtype, d, rmse in [
+                *(("eager", "float16", 128, 3.2e-4), ("flash3", "float16", 128, 1.6e-4)),
+                *(("eager", "float16", 64, 1.0), ("flash3", "float8_e4m3fn", 128, 1.0)),
+            ]
+        ],
+        Finding(2.0, "3.2e-4 → 1.6e-4 (2.0×)"),
     ),
 ]
 
