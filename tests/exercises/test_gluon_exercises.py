@@ -1,7 +1,8 @@
-"""The exercises in Gluon: what the simulator accepts is also what the compiler makes machine code of."""
+"""The exercises in Gluon: solutions compile for Hopper, and learners are told what went wrong where."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,58 @@ def test_solutions_and_stubs_compile_for_hopper(compiled):
             assert form["tensor_core_instructions"] > 0, form
             # The assembler says so when it makes every product wait for the one before.
             assert "serialized" not in form["assembler"], form
+
+
+def told(name: str, wrong: str, test: str) -> tuple[str, list[str]]:
+    """What a learner is told of a wrong solution, and the lines of it."""
+    exercise = catalogue.find(name)
+    path = exercise.folder / "wrong" / f"{wrong}.py"
+    message = practice.run_tests(exercise, practice.load(path))[test]
+    return message, path.read_text("utf-8").splitlines()
+
+
+def test_a_race_is_told_with_the_buffer_and_both_lines():
+    message, lines = told("ring_of_tiles", "releases_under_the_product", "test_two_slots")
+    found = re.fullmatch(
+        r"With 3 tiles and 2 slots: A race: producer starts a TMA copy into left_tiles\[0\] in line (\d+), "
+        r"but nothing it waited for says that this is over: consumer starts a wgmma that reads "
+        r"left_tiles\[0\] in line (\d+)\. A barrier must tell the second that the first is over\.",
+        message,
+    )
+    copy, product = (lines[int(number) - 1] for number in found.groups())
+    assert "async_copy_global_to_shared" in copy and "warpgroup_mma(" in product
+
+
+def test_a_deadlock_is_told_with_who_waits_where_for_what():
+    message, lines = told("ring_of_tiles", "never_releases", "test_two_slots")
+    found = re.search(
+        r"A deadlock: .*: producer waits in line (\d+) for empty\[0\], .*; consumer waits in line (\d+) "
+        r"for full\[0\], ",
+        message,
+    )
+    first, second = (lines[int(number) - 1] for number in found.groups())
+    assert "wait(empty" in first and "wait(full" in second
+
+
+def test_a_deadlock_of_one_partition_names_it_alone():
+    message, _ = told("ring_of_tiles", "no_expect", "test_one_tile")
+    assert "consumer waits" in message and "producer" not in message
+
+
+def test_a_result_in_flight_is_told_with_its_line():
+    message, lines = told("softmax_under_the_product", "rescales_in_flight", "test_two_tiles")
+    found = re.search(r"Not waited for: consumer uses an accumulator in line (\d+) ", message)
+    assert "accumulator * rescale" in lines[int(found[1]) - 1]
+
+
+def test_an_error_in_a_kernel_is_told_with_its_line(tmp_path):
+    exercise = catalogue.find("ring_of_tiles")
+    path = tmp_path / "attempt.py"
+    text = exercise.read("solution.py")
+    path.write_text(text.replace("total, is_async=True", "sum, is_synchronous=True"), "utf-8")
+    message = practice.run_tests(exercise, practice.load(path))["test_one_tile"]
+    line = text[: text.index("total, is_async=True")].count("\n") + 1
+    assert message.startswith("TypeError: ") and message.endswith(f"(line {line} of your code)")
 
 
 def compile_forms() -> list[dict]:
