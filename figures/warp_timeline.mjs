@@ -111,7 +111,8 @@ function slotText(data, run, tensor, slot, cycle) {
   const readers = run.products
     .filter(([, kind, of, , start, end]) => kind + KEY === tensor && of === tile && during(cycle, start, end))
     .map(([consumer]) => consumer);
-  return `${slot}: tile ${tile}, ${readers.length ? `read for consumer ${readers[0]}` : "full"}`;
+  const read = readers.length > 0 && `read for ${consumerName(run, readers[0])}`;
+  return `${slot}: tile ${tile}, ${read || "full"}`;
 }
 
 const consumerName = (run, consumer) => (hasProducer(run) ? `consumer ${consumer}` : "the consumer");
@@ -243,7 +244,8 @@ const CSS = `
   .bf .wt-time .bf-control-head { grid-row: 3; grid-column: 1 / -1; }
 }
 .bf .wt-words { padding: 9px 16px 10px; border-top: 1px solid var(--bf-line); font-size: 13px; }
-.bf .wt-row { display: grid; grid-template-columns: 6.6rem 1fr; gap: 0 12px; min-height: 1.55em; }
+.bf .wt-row { display: grid; grid-template-columns: 6.6rem 1fr; gap: 0 12px; min-height: 1.55em;
+  padding-bottom: 2px; }
 .bf .wt-row > :first-child { color: var(--bf-muted); }
 @container (max-width: 719.9px) { .bf .wt-row { min-height: 2.9em; } }
 @container (max-width: 479.9px) { .bf .wt-row { grid-template-columns: 5.4rem 1fr; }
@@ -334,7 +336,7 @@ function chart(id) {
     };
     /** The longest of some words that fits into a bar. */
     const label = (start, end, y, choices, name = "wt-on") => {
-      const fits = choices.find((said) => 5.6 * said.length + 3 <= x(end) - x(start));
+      const fits = choices.find((said) => 6.2 * said.length + 3 <= x(end) - x(start));
       if (fits) text((x(start) + x(end)) / 2, y, "middle", fits, name);
     };
     const track = ({ name, y, height }, end, there = true) => {

@@ -145,7 +145,7 @@ def test_everything_is_reached_and_moved_with_the_keyboard(figure):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_moves_with_the_cursor_or_is_cut_off(figure, width):
     page = figure(width=width)
-    for setting in ({}, {"head_dim": 64}, {"loader": "alone", "stages": 1}):
+    for setting in ({}, {"head_dim": 64, "stages": 3}, {"loader": "alone", "stages": 1}):
         switch(page, **setting)
         parts = [".wt-verdict", ".wt-stage svg", ".wt-words", ".wt-numbers", ".bf-notes"]
         places = set()
