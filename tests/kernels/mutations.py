@@ -534,3 +534,251 @@ FLASH2_BACKWARD_MUTATIONS = [
         "tiles_seen(position, stop, before, after, seq_query, BLOCK_M)",
     ),
 ]
+
+FLASH3 = ("kernels.flash3_pipeline", "kernels.flash3_kernel")
+FLASH3_MUTATIONS = [
+    Mutation(
+        "no wait for the queries",
+        "kernels.flash3_kernel",
+        "        wait_full(shared.query, round * CONSUMERS + INDEX)\n",
+        "",
+    ),
+    Mutation(
+        "no wait for the first tile of keys",
+        "kernels.flash3_kernel",
+        "        wait_full(shared.key, use)\n",
+        "",
+    ),
+    Mutation(
+        "no wait for a tile of values",
+        "kernels.flash3_kernel",
+        "            wait_full(shared.value, use + step - 1)\n",
+        "",
+    ),
+    Mutation(
+        "no wait for the last tile of values",
+        "kernels.flash3_kernel",
+        "        wait_full(shared.value, use - 1)\n",
+        "",
+    ),
+    Mutation(
+        "a producer that does not wait for an empty slot",
+        "kernels.flash3_pipeline",
+        "    mbarrier.wait(ring.empty.index(slot), (use // SLOTS + 1) & 1)\n",
+        "",
+    ),
+    Mutation(
+        "wrong phase of full: its parity changes at every use",
+        "kernels.flash3_pipeline",
+        "mbarrier.wait(ring.full.index(use % SLOTS), (use // SLOTS) & 1, pred=pred)",
+        "mbarrier.wait(ring.full.index(use % SLOTS), use & 1, pred=pred)",
+    ),
+    Mutation(
+        "wrong phase of empty: the first wait is for a release",
+        "kernels.flash3_pipeline",
+        "mbarrier.wait(ring.empty.index(slot), (use // SLOTS + 1) & 1)",
+        "mbarrier.wait(ring.empty.index(slot), (use // SLOTS) & 1)",
+    ),
+    Mutation(
+        "wrong phase in the second round: the uses begin again",
+        "kernels.flash3_kernel",
+        "        use += work.tiles\n        if APART:",
+        "        if APART:",
+    ),
+    Mutation(
+        "early release: of a tile of keys before its product is done",
+        "kernels.flash3_kernel",
+        "            scores = warpgroup_mma_wait(1 if OVERLAP else 0, deps=[scores])\n"
+        "            finish(shared.key, given.key, work, step, SPECIALIZED)\n",
+        "            finish(shared.key, given.key, work, step, SPECIALIZED)\n"
+        "            scores = warpgroup_mma_wait(1 if OVERLAP else 0, deps=[scores])\n",
+    ),
+    Mutation(
+        "early release: of a tile of values before its product is done",
+        "kernels.flash3_kernel",
+        "            accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])\n"
+        "            finish(shared.value, given.value, work, step - 1, SPECIALIZED)\n",
+        "            finish(shared.value, given.value, work, step - 1, SPECIALIZED)\n"
+        "            accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])\n",
+    ),
+    Mutation(
+        "missing release of the last tile of values",
+        "kernels.flash3_kernel",
+        "        finish(shared.value, given.value, work, work.tiles - 1, SPECIALIZED)\n",
+        "",
+    ),
+    Mutation(
+        "missing release of the queries",
+        "kernels.flash3_kernel",
+        "        if APART:\n            release(shared.query, round * CONSUMERS + INDEX)\n",
+        "",
+    ),
+    Mutation(
+        "a slot counts as empty when one of its readers is done",
+        "kernels.flash3_pipeline",
+        "return Ring(tiles, make_barriers(SLOTS, 1), make_barriers(SLOTS, READERS))",
+        "return Ring(tiles, make_barriers(SLOTS, 1), make_barriers(SLOTS, 1))",
+    ),
+    Mutation(
+        "wrong number of bytes expected: those of a row fewer",
+        "kernels.flash3_pipeline",
+        "mbarrier.expect(full, descriptor.block_type.nbytes)",
+        "mbarrier.expect(full, descriptor.block_type.nbytes - 128)",
+    ),
+    Mutation(
+        "missing fence before the output leaves",
+        "kernels.flash3_kernel",
+        "        fence_async_shared()\n",
+        "",
+    ),
+    Mutation(
+        "the output overwritten before that of the round before has left",
+        "kernels.flash3_kernel",
+        "        tma.store_wait(0)  # until the output of the round before has left its place\n",
+        "",
+    ),
+    Mutation(
+        "the queries overwritten before the output has left their slot",
+        "kernels.flash3_kernel",
+        "        if not APART:\n            tma.store_wait(0)\n            release(",
+        "        if not APART:\n            release(",
+    ),
+    Mutation(
+        "the program ends before its last output has left",
+        "kernels.flash3_kernel",
+        "            release(shared.query, round * CONSUMERS + INDEX)\n    tma.store_wait(0)\n",
+        "            release(shared.query, round * CONSUMERS + INDEX)\n",
+    ),
+    Mutation(
+        "the scores used while their product is in flight",
+        "kernels.flash3_kernel",
+        "warpgroup_mma_wait(1 if OVERLAP else 0, deps=[scores])",
+        "warpgroup_mma_wait(2 if OVERLAP else 1, deps=[scores])",
+    ),
+    Mutation(
+        "turns that all start with somebody waiting",
+        "kernels.flash3_pipeline",
+        "(use + (1 if INDEX == 0 else 0)) & 1",
+        "use & 1",
+    ),
+    Mutation(
+        "a turn that is not passed on",
+        "kernels.flash3_kernel",
+        "            if PINGPONG:\n                pass_turn(shared.turn, INDEX)\n",
+        "",
+    ),
+    Mutation(
+        "wrong rows of Q: every consumer gets the first's",
+        "kernels.flash3_pipeline",
+        "load(shared.query, use, given.query, work.head, work.start_m + INDEX * ROWS)",
+        "load(shared.query, use, given.query, work.head, work.start_m)",
+    ),
+    Mutation(
+        "mask off by one: a query does not see its own key",
+        "kernels.flash3_kernel",
+        "gl.minimum(rows + (seq_key - seq_query), last_seen)",
+        "gl.minimum(rows + (seq_key - seq_query) - 1, last_seen)",
+    ),
+    Mutation(
+        "mask off by one: a query sees the key after its own",
+        "kernels.flash3_kernel",
+        "gl.minimum(rows + (seq_key - seq_query), last_seen)",
+        "gl.minimum(rows + (seq_key - seq_query) + 1, last_seen)",
+    ),
+    Mutation(
+        "mask off by one: the tile with one hidden key counts as whole",
+        "kernels.flash3_kernel",
+        "first_stop = work.start_m + INDEX * ROWS + 1 + seq_key - seq_query",
+        "first_stop = work.start_m + INDEX * ROWS + 2 + seq_key - seq_query",
+    ),
+    Mutation(
+        "causal mask aligned at the top left",
+        "kernels.flash3_kernel",
+        "gl.minimum(rows + (seq_key - seq_query), last_seen)",
+        "gl.minimum(rows, last_seen)",
+    ),
+    Mutation(
+        "missing tail mask: keys past the end score 0",
+        "kernels.flash3_kernel",
+        "last_seen = gl.full([ROWS], seq_key - 1, gl.int32",
+        "last_seen = gl.full([ROWS], seq_key + BLOCK_N, gl.int32",
+    ),
+    Mutation(
+        "no rescale of the output",
+        "kernels.flash3_kernel",
+        "accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]",
+        "accumulator = accumulator",
+    ),
+    Mutation(
+        "no rescale of the running sum",
+        "kernels.flash3_kernel",
+        "running_sum = running_sum * rescale + gl.sum",
+        "running_sum = running_sum + gl.sum",
+    ),
+    Mutation(
+        "minus infinity minus minus infinity",
+        "kernels.flash3_kernel",
+        'shift = gl.where(running_max == float("-inf"), 0.0, running_max)',
+        "shift = running_max",
+    ),
+    Mutation(
+        "0 / 0 in a row that saw nothing",
+        "kernels.flash3_kernel",
+        "divisor = gl.where(running_sum == 0.0, 1.0, running_sum)",
+        "divisor = running_sum",
+    ),
+    Mutation(
+        "the weights of a tile meet the values of the next",
+        "kernels.flash3_kernel",
+        "value_tile = tile_of(shared.value, use + step - 1)",
+        "value_tile = tile_of(shared.value, use + step)",
+    ),
+    Mutation(
+        "the last tile of values is the first once more",
+        "kernels.flash3_kernel",
+        "weights, tile_of(shared.value, use - 1), accumulator",
+        "weights, tile_of(shared.value, use - work.tiles), accumulator",
+    ),
+    Mutation(
+        "grouped heads read key head h mod kv_heads",
+        "kernels.flash3_pipeline",
+        "kv_head = head // (given.query.shape[1] // given.key.shape[1])",
+        "kv_head = head % given.key.shape[1]",
+    ),
+    Mutation(
+        "the logsumexp of rows past the end lands in the next head",
+        "kernels.flash3_kernel",
+        "logsumexp, mask=rows < seq_query)",
+        "logsumexp)",
+    ),
+    Mutation(
+        "the output of every consumer stored at the first's rows",
+        "kernels.flash3_kernel",
+        "place = [work.head, work.start_m + INDEX * ROWS, 0]",
+        "place = [work.head, work.start_m, 0]",
+    ),
+    Mutation(
+        "order of work: the ragged last round is dropped",
+        "kernels.flash3_pipeline",
+        "return whole_rounds + gl.where(tile_number(whole_rounds) < in_all, 1, 0)",
+        "return whole_rounds",
+    ),
+    Mutation(
+        "order of work: the last heads take as many as the others",
+        "kernels.flash3_pipeline",
+        "together = gl.minimum(given.heads_together, batch_heads - first_head)",
+        "together = given.heads_together",
+    ),
+    Mutation(
+        "order of work: the way back begins one too early",
+        "kernels.flash3_pipeline",
+        "gl.where(round % 2 == 0, place, programs - 1 - place)",
+        "gl.where(round % 2 == 0, place, programs - 2 - place)",
+    ),
+    Mutation(
+        "the last tile of keys that a query sees is left out",
+        "kernels.flash3_pipeline",
+        "gl.minimum(seq_key, start_m + BLOCK_M + seq_key - seq_query)",
+        "gl.minimum(seq_key, start_m + BLOCK_M - BLOCK_N + seq_key - seq_query)",
+    ),
+]

@@ -4,6 +4,7 @@ A bug that survives is a hole in the checks, not in the kernel.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from types import ModuleType
 from unittest import mock
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 import kernels
+from instruments import simulated_flash3
+from instruments.gluon_simulator import NotSimulated, SimulationError
 from kernels import flash2, flash2_backward, flash2_forward
+from kernels.flash3 import Design
 from tests.kernels import mutations, test_block_sparse, test_online_softmax
 from tests.kernels.grid import Cell, assert_matches_oracle, exact_score_inputs, make_inputs
 from tests.kernels.mutations import Mutation
@@ -156,6 +160,37 @@ def check_flash2_backward(module: ModuleType) -> None:
         assert_trains_like_the_oracle(attention, *make_inputs(each), causal=each.causal, **options)
 
 
+# Tiles of 64 keys and of 128 queries, in rounds of so many programs.
+FLASH3_CELLS = (
+    (cell(63, 111, dtype=torch.float16), 1),
+    # The last of the rounds has too few tiles for all, the last of the heads are too few to go together.
+    (cell(130, 200, causal=True, heads=(4, 2), dtype=torch.float16), 3),
+    (cell(200, 2, causal=True, heads=(3, 3), dtype=torch.bfloat16), 2),
+    # The first query sees all keys but one of the first tile.
+    (cell(64, 126, causal=True, dtype=torch.float16), 1),
+    (cell(70, 500, dtype=torch.float16), 1),
+)
+FLASH3_DESIGNS = (
+    Design(64),
+    Design(64, stages=1, overlap=False, output_apart=False),
+    Design(64, specialized=False, pingpong=False),
+)
+
+
+def check_flash3(module: ModuleType) -> None:
+    with mock.patch.object(simulated_flash3, "flash3_kernel", module.flash3_kernel):
+        for (each, programs), design in itertools.product(FLASH3_CELLS, FLASH3_DESIGNS):
+            simulated = functools.partial(
+                simulated_flash3.attention, design=design, programs=programs
+            )
+            try:
+                assert_matches_oracle(simulated, *make_inputs(each), causal=each.causal)
+            except NotSimulated:
+                raise
+            except SimulationError as error:
+                raise AssertionError("the simulator names a mistake") from error
+
+
 SUBJECTS = {
     "naive": (mutations.NAIVE, check_naive, mutations.NAIVE_MUTATIONS),
     "online_softmax": (
@@ -188,6 +223,7 @@ SUBJECTS = {
         check_flash2_backward,
         mutations.SCORE_OPTIONS_MUTATIONS + mutations.FLASH2_BACKWARD_MUTATIONS,
     ),
+    "flash3": (mutations.FLASH3, check_flash3, mutations.FLASH3_MUTATIONS),
 }
 PLANTED = [
     pytest.param(modules, check, mutation, id=f"{name}: {mutation}")
