@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import ipywidgets
 from IPython.display import display
 
+from instruments.display import say
+
 
 def experiment(run: Callable[..., object], **choices: Sequence) -> None:
     """Run and show an experiment with the first of each choice, then offer a form for the others.
@@ -16,11 +18,14 @@ def experiment(run: Callable[..., object], **choices: Sequence) -> None:
     The first run is an ordinary output, which a page with no kernel shows too. The form needs a kernel.
     An error in a repeated run, such as memory running out, is shown below the form as one line.
     """
-    _show(run(**{name: values[0] for name, values in choices.items()}))
+    first = {name: values[0] for name, values in choices.items()}
+    # A page without a kernel shows no form, so the choice is said.
+    say("With " + ", ".join(f"{_spelled(name)} {value}" for name, value in first.items()) + ":")
+    _show(run(**first))
     menus = {
         name: ipywidgets.Dropdown(
             options=values,
-            description=name.replace("_", " "),
+            description=_spelled(name),
             style={"description_width": "initial"},
         )
         for name, values in choices.items()
@@ -42,6 +47,10 @@ def experiment(run: Callable[..., object], **choices: Sequence) -> None:
 
     button.on_click(repeat)
     display(ipywidgets.VBox([ipywidgets.HBox([*menus.values(), button]), output]))
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _show(result: object) -> None:

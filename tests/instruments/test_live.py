@@ -10,6 +10,7 @@ from instruments import live
 def shown(monkeypatch):
     items = []
     monkeypatch.setattr(live, "display", items.append)
+    monkeypatch.setattr(live, "say", items.append)
     return items
 
 
@@ -30,8 +31,10 @@ def test_the_first_choice_runs_at_once_and_the_button_runs_the_chosen(shown):
 
 
 def test_what_a_run_returns_is_shown(shown):
-    live.experiment(lambda N: N * 2, N=[3])
-    assert shown[0] == 6
+    live.experiment(
+        lambda sequence_length, mask: sequence_length * 2, sequence_length=[3], mask=["full"]
+    )
+    assert shown[:2] == ["With sequence length 3, mask full:", 6]
 
 
 def test_a_failing_repeat_is_told_and_can_be_repeated(shown, capsys):
