@@ -8,6 +8,7 @@ before. Unless a test is about them, scores fall from tile to tile, and no tile 
 Expected values and the errors allowed come from the book's oracle, `kernels.reference`, in float64.
 """
 
+import functools
 import math
 
 import pytest
@@ -24,41 +25,61 @@ SCALE = 1 / math.sqrt(HEAD_DIM)
 SLOW_PRODUCTS = HopperClock({TENSOR_CORES: 8, EXPONENTIALS: 16, FLOAT32: 128, COPIES: 32})
 
 
+@functools.cache
+def draw(seq_query: int, seq_key: int, rising: bool) -> tuple[torch.Tensor, ...]:
+    """Query, key and value, (1, 1, rows, HEAD_DIM), whose scores fall or rise from tile to tile."""
+    generator = torch.Generator().manual_seed(seq_key)
+    query, key, value = (
+        torch.randn(1, 1, rows, HEAD_DIM, generator=generator)
+        for rows in (seq_query, seq_key, seq_key)
+    )
+    # A column of ones in the queries: what the keys have there is added to their scores.
+    tile = torch.arange(seq_key) // BLOCK
+    query[..., 0] = 1
+    key[..., 0] = (tile if rising else -tile) / SCALE
+    return query.half(), key.half(), value.half()
+
+
+@functools.cache
+def oracle(seq_query: int, seq_key: int, rising: bool) -> tuple[torch.Tensor, reference.Errors]:
+    """The output, and the error allowed."""
+    given = draw(seq_query, seq_key, rising)
+    return reference.attention(*given), reference.error_budget(*given)
+
+
 def run(student, tiles: int, **options) -> Run:
-    """Attention over so many whole tiles of keys, whose scores fall; checks the output."""
+    """Attention of a tile of queries over so many whole tiles of keys, whose scores fall."""
     return attend(student, BLOCK, tiles * BLOCK, **options)[0]
 
 
-def attend(student, seq_query: int, seq_key: int, rising=False, **options) -> tuple[Run, ...]:
-    """Attention, with its output checked; the logsumexp, the oracle's, and the error allowed."""
-    generator = torch.Generator().manual_seed(seq_key)
-    query, key, value = (
-        torch.randn(rows, HEAD_DIM, generator=generator) for rows in (seq_query, seq_key, seq_key)
-    )
-    # A column of ones in the queries: what the keys have there is added to their scores, tile by tile.
-    tile = torch.arange(seq_key) // BLOCK
-    query[:, 0] = 1
-    key[:, 0] = (tile if rising else -tile) / SCALE
-    query, key, value = query.half(), key.half(), value.half()
+def attend(
+    student, seq_query: int, seq_key: int, rising=False, **options
+) -> tuple[Run, torch.Tensor]:
+    """Attention, with its output checked; the run and the logsumexp."""
     output = torch.full((seq_query, HEAD_DIM), torch.nan, dtype=torch.float16)
     logsumexp = torch.full((seq_query,), torch.nan)
-    given = *map(tiles_of, (query, key, value)), output, logsumexp, SCALE * math.log2(math.e)
+    given = [tiles_of(matrix[0, 0]) for matrix in draw(seq_query, seq_key, rising)]
     tiles, programs = -(-seq_key // BLOCK), -(-seq_query // BLOCK)
     case = f"With {tiles} tile{'s' if tiles > 1 else ''}"
     try:
-        done = simulate(student.attention_kernel, (programs,), *given, **options)
+        done = simulate(
+            student.attention_kernel,
+            (programs,),
+            *given,
+            output,
+            logsumexp,
+            SCALE * math.log2(math.e),
+            **options,
+        )
     except SimulationError as error:
         raise AssertionError(f"{case}: {in_plain_words(error)}") from None
-    inputs = [tensor[None, None] for tensor in (query, key, value)]
-    expected, exact = reference.attention(*inputs, return_logsumexp=True)
-    errors = reference.errors(output[None, None], expected)
-    assert errors.within(reference.error_budget(*inputs)), (
+    expected, allowed = oracle(seq_query, seq_key, rising)
+    assert reference.errors(output[None, None], expected).within(allowed), (
         f"{case}, the output is wrong, though nothing raced: does each softmax get the number of its tile, "
         "and each product the weights and the values of one tile; is the output so far rescaled once a "
         "tile, and is the product of the last tile added?"
     )
-    found = reference.errors(logsumexp[None, None], exact)
-    return done, found, reference.logsumexp_budget(*inputs)
+    return done, logsumexp
 
 
 def test_one_tile(student):
@@ -83,8 +104,11 @@ def test_ragged_end(student):
 
 
 def test_logsumexp(student):
-    _, found, allowed = attend(student, BLOCK, 3 * BLOCK)
-    assert found.within(allowed), (
+    _, logsumexp = attend(student, BLOCK, 3 * BLOCK)
+    given = draw(BLOCK, 3 * BLOCK, rising=False)
+    _, expected = reference.attention(*given, return_logsumexp=True)
+    errors = reference.errors(logsumexp[None, None], expected)
+    assert errors.within(reference.logsumexp_budget(*given)), (
         "The logsumexp is wrong: take every tile's scores into the running maxima and sums once."
     )
 
