@@ -44,6 +44,17 @@ export function shares({ cycles, products, exponentials, copies, stores }) {
   };
 }
 
+/** Of the steps with two products, QKᵀ and the PV of the tile before: how many there are, and in how many
+ * a consumer issues both with no other's product between. */
+export function pairs({ products }) {
+  const issued = [...products].sort((one, other) => one[3] - other[3]);
+  const starts = issued.slice(0, -1).map((row, at) => [row, issued[at + 1]])
+    .filter(([[consumer, kind, tile]]) => kind === 0 &&
+      products.some((row) => row[0] === consumer && row[1] === 0 && row[2] > tile));
+  const whole = starts.filter(([[consumer], [following, kind]]) => consumer === following && kind === 1);
+  return { steps: starts.length, whole: whole.length };
+}
+
 /** The times at which anything begins or ends. */
 export function eventsOf(run) {
   const times = [0, run.cycles];
@@ -167,7 +178,7 @@ export function changeText(run, before) {
 }
 
 /** What the switch that changed does. */
-function lesson(run, before, { underOwn, underOther }) {
+function lesson(run, before, { underOwn }) {
   const changed = before && SWITCHES.find((key) => run[key] !== before[key]);
   if (!before) return "Change a switch, and this says what it does; the setting before stays below the slots.";
   if (changed === "loader") {
@@ -187,11 +198,12 @@ function lesson(run, before, { underOwn, underOther }) {
         "runs under a product of its own.";
   }
   if (changed === "pingpong") {
+    const { steps, whole } = pairs(run);
+    const found = `in ${whole} of ${steps} steps, before in ${pairs(before).whole}`;
     return run.pingpong
-      ? `Consumers issue their products strictly in turns; ${formatPercent(underOther)} of the exponentials ` +
-        "run under another’s product. That is an order: this model, which serves whole products as they " +
-        "come, shows hardly any gain."
-      : "Consumers issue their products whenever they can, and the tensor cores serve them as they come.";
+      ? `In turns, a consumer issues the two products of a step in one piece: ${found}. That is an order; ` +
+        "this model, which serves whole products as they come, shows little gain from it or none."
+      : `Without turns the products of consumers may mix: those of a step come in one piece ${found}.`;
   }
   return run.head_dim === 64
     ? "At d = 64 the exponentials keep their unit as many cycles as the products keep the tensor cores."

@@ -197,8 +197,8 @@ def copies(run: Run, consumers: dict) -> tuple[list[list], list[list]]:
 
 
 def partition_rows(run: Run, name: str) -> list[list]:
-    """What a partition does: arithmetic, and waits longer than ``SHORT_WAIT`` for a unit or than nothing
-    for anything else. Arithmetic that follows at once is one row."""
+    """What a partition does: arithmetic, one row if it goes on at once, and waits; of those for a unit only
+    the ones longer than ``SHORT_WAIT``."""
     step = HopperClock().cycles(STEP, 1)
     phases = {(span.lane, span.end): span.tile[0] for span in run.trace if span.name == "phase"}
     freed = {(span.lane, span.end): span.partition for span in run.trace if span.lane in UNITS}

@@ -55,6 +55,17 @@ def test_every_share_is_the_runs(in_node):
         assert found == expected(run)
 
 
+def test_it_counts_the_steps_whose_products_stay_together(in_node):
+    counts = in_node("warp_timeline", "data.map(figure.pairs)", RUNS)
+    for run, found in zip(RUNS, counts, strict=True):
+        issued = [row[:3] for row in sorted(run["products"], key=lambda row: row[3])]
+        steps = [row for row in issued if row[1] == 0 and row[2] < DATA["tiles"] - 1]
+        whole = [row for row in steps if issued[issued.index(row) + 1] == [row[0], 1, row[2] + 1]]
+        assert found == {"steps": len(steps), "whole": len(whole)}
+        if run["pingpong"]:
+            assert steps and whole == steps
+
+
 def test_every_setting_has_its_run(in_node):
     choices = itertools.product(
         ("alone", "producer"), (1, 2, 3), (False, True), (False, True), (64, 128)

@@ -51,8 +51,7 @@ def test_there_is_a_run_for_every_setting():
 
 @every_run
 def test_its_times_are_the_traces(run):
-    setting = next(s for s in settings() if all(run[key] == value for key, value in s.items()))
-    trace = simulated(setting)
+    trace = simulated(run)
     busy = Counter()
     for span in trace.trace:
         busy[span.lane] += span.end - span.start
@@ -126,20 +125,42 @@ def test_overlap_is_what_puts_the_softmax_under_its_own_products(run):
     assert (under > 0) == run["overlap"]
 
 
+def steps_in_one_piece(run):
+    """Of each step with two products: whether a consumer issues both with no other's between."""
+    issued = sorted(run["products"], key=lambda row: row[3])
+    return [
+        following[:2] == [row[0], 1]
+        for row, following in zip(issued, issued[1:], strict=False)
+        if row[1] == 0 and row[2] < TILES - 1
+    ]
+
+
+def test_pingpong_is_what_keeps_a_consumers_products_together():
+    for run in RUNS:
+        if run["loader"] == "alone":
+            continue
+        together = steps_in_one_piece(run)
+        assert len(together) == (TILES - 1) * design_of(run).consumers
+        if run["pingpong"]:
+            assert all(together)
+        elif run["head_dim"] == 128:
+            assert not all(together)
+
+
 @every_run
-def test_pingpong_is_what_orders_the_consumers(run):
-    """Pairs of products, or single ones, are issued in turns."""
-    if not run["pingpong"]:
-        return
-    scores = sorted((row[3], row[0]) for row in run["products"] if row[1] == 0)
-    consumers = len(run["partitions"]) - 1
-    assert [consumer for _, consumer in scores] == list(range(consumers)) * TILES
+def test_exponentials_are_of_scores_that_are_there(run):
+    for consumer in range(design_of(run).consumers):
+        scores = [row for row in run["products"] if row[:2] == [consumer, 0]]
+        own = [row for row in run["exponentials"] if row[0] == consumer]
+        assert [row[1] for row in own] == [row[2] for row in scores]
+        assert [*range(TILES - 1, -1, -1)] == [row[1] for row in own]
+        for product, exponentials in zip(scores, own, strict=True):
+            assert product[5] <= exponentials[2]
 
 
 @every_run
 def test_the_design_fits_into_shared_memory(run):
-    setting = next(s for s in settings() if all(run[key] == value for key, value in s.items()))
-    assert simulated(setting).shared_bytes <= LARGEST_SHARED
+    assert simulated(run).shared_bytes <= LARGEST_SHARED
 
 
 def test_work_says_whose_softmax_it_is():

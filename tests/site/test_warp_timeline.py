@@ -75,6 +75,17 @@ def test_it_tells_what_a_switch_changed(figure):
     assert f"{before['cycles']:,} cycles" in title
 
 
+def test_of_pingpong_it_tells_the_order(figure):
+    page = figure()
+    status = page.get_by_role("status")
+    switch(page, pingpong=False)
+    assert "may mix: those of a step come in one piece in 0 of 10 steps, before in 10" in (
+        status.inner_text()
+    )
+    switch(page, pingpong=True)
+    assert "in one piece: in 10 of 10 steps, before in 0. That is an order" in status.inner_text()
+
+
 def test_the_slider_moves_the_cursor_and_the_words(figure):
     page = figure()
     run = run_of(**START)
