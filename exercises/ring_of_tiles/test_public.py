@@ -37,6 +37,9 @@ def check(student, sides: tuple[int, int, int], stages: int, **options) -> Run:
         done = simulate(student.product_kernel, (programs,), *given, STAGES=stages, **options)
     except SimulationError as error:
         raise AssertionError(f"{case}: {in_plain_words(error)}") from None
+    assert any(span.name == "wgmma" for span in done.trace), (
+        "No tile is multiplied: write the loops of producer and consumer."
+    )
     assert not product.isnan().any(), (
         f"{case}, the product has NaN: a product was started on a slot to which nothing was copied."
     )
