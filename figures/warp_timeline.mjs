@@ -224,7 +224,7 @@ const CSS = `
   --wt-track: color-mix(in srgb, var(--bf-ink) 6%, var(--bf-paper));
   --wt-full: color-mix(in srgb, var(--bf-hbm) 42%, var(--bf-paper));
 }
-@container (min-width: 720px) {
+@container (min-width: 640px) {
   .bf .wt-controls { grid-template-columns: repeat(6, 1fr); }
   .bf .wt-controls > * { grid-column: span 2; }
   .bf .wt-controls > :nth-child(n + 4) { grid-column: span 3; }
@@ -259,7 +259,7 @@ const CSS = `
 .bf .wt-row { display: grid; grid-template-columns: 6.6rem 1fr; gap: 0 12px; min-height: 1.55em;
   padding-bottom: 2px; }
 .bf .wt-row > :first-child { color: var(--bf-muted); }
-@container (max-width: 719.9px) { .bf .wt-row { min-height: 2.9em; } }
+@container (max-width: 639.9px) { .bf .wt-row { min-height: 2.9em; } }
 @container (max-width: 479.9px) { .bf .wt-row { grid-template-columns: 5.4rem 1fr; }
   .bf .wt-row[data-partition] { min-height: 4.4em; } .bf .wt-row[data-slots] { min-height: 4.4em; } }
 .bf .wt-numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1px;
@@ -534,7 +534,7 @@ function figureControls(id, model) {
   const onOff = { false: "off", true: "on" };
   return {
     loader: control("loader", "Who loads", ["alone", "producer"],
-      { alone: "the consumer", producer: "a producer" }),
+      { alone: "consumer", producer: "producer" }),
     stages: control("stages", "Slots of K, and of V", STAGES),
     head_dim: control("head_dim", "Head dimension d", [64, 128]),
     overlap: control("overlap", "Overlap: softmax under a product", [false, true], onOff),
@@ -641,14 +641,15 @@ function render({ model, el }) {
   };
 }
 
-const caption = ({ tiles, block_n }) =>
+const caption = ({ tiles, block_n, clock }) =>
   "The kernel’s own source runs on the simulator, one tile of queries against " +
   `${tiles} tiles of ${block_n} keys, walked from the last to the first. What comes after what, and what ` +
   "overlaps, is the kernel’s own. How long it takes is a model’s (HopperClock): each unit works at its " +
-  "data-sheet rate on one operation after the other; copies get 32 bytes a cycle and land 700 cycles " +
-  "later, both assumed; what starts or synchronises something takes 20. It predicts no time. With so few " +
-  "tiles, beginning and end weigh more than in a long run. In the lane of a consumer: above, its products on " +
-  "the tensor cores; below, what its warps do. Short waits for a unit in use count as softmax. A product " +
-  "or an exponential is marked with its tile · its consumer.";
+  `data-sheet rate on one operation after the other; copies get ${clock.bytes_per_cycle} bytes a cycle and ` +
+  `land ${clock.latency} cycles later, both assumed; what starts or synchronises something takes ` +
+  `${clock.step}. It predicts no time. With so few tiles, beginning and end weigh more than in a long run. ` +
+  "In the lane of a consumer: above, its products on the tensor cores; below, what its warps do. Short " +
+  "waits for a unit in use count as softmax. Bars are marked with their tile and, where there is room, " +
+  "with their consumer after a dot.";
 
 export default { render };

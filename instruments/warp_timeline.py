@@ -114,10 +114,18 @@ def timelines() -> dict:
     * ``copies``: ``[place in tensors, slot, tile, asked for, start, end, landed, released]``; of queries
       the slot is the consumer's. Of what is never released, the run's end.
     * ``stores``: ``[consumer, asked for, start, end, done]``
+
+    ``clock`` holds the assumptions that no data sheet gives.
     """
+    clock = HopperClock()
     return {
         "block_n": BLOCK_N,
         "tiles": TILES,
+        "clock": {
+            "bytes_per_cycle": clock.per_cycle[COPIES],
+            "latency": clock.latency,
+            "step": clock.step,
+        },
         "does": list(DOES),
         "tensors": list(TENSORS),
         "runs": [timeline(setting) for setting in settings()],
