@@ -10,6 +10,7 @@ import torch
 
 import kernels
 from benchmarks import ablation, contestants, flash_attention_3
+from instruments import simulated_flash3
 from instruments.io_model import AttentionShape
 from instruments.timing import Timing
 from kernels import flash3, reference
@@ -46,6 +47,16 @@ def test_each_idea_is_taken_from_the_full_design_alone(head_dim):
     assert taken["no_apart"] <= {"output_apart"}
     assert {"specialized"} <= taken["no_producer"] <= {"specialized", "pingpong", "warpgroups"}
     assert named["shipped"] == flash3.shipped_design(head_dim)
+
+
+@pytest.mark.parametrize("name", ablation.NAMES)
+def test_every_design_computes_attention(name):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, length, 128).half() for length in (200, 333, 333))
+    design = ablation.designs(128)[name]
+    output = simulated_flash3.attention(query, key, value, causal=True, design=design)
+    errors = reference.errors(output, reference.attention(query, key, value, causal=True))
+    assert errors.within(reference.error_budget(query, key, value, causal=True))
 
 
 @pytest.fixture
