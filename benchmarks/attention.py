@@ -111,6 +111,9 @@ def _prepared(function, inputs, causal, direction):
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         return None
+    except FileNotFoundError as error:  # a peer's library that is not at hand
+        print(error, flush=True)
+        return None
     except RuntimeError as error:
         # How PyTorch says that the one backend it may use does not take these inputs.
         if "No available kernel" not in str(error):
