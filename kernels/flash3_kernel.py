@@ -77,7 +77,9 @@ def softmax_step(scores, running_max, running_sum, scale_log2):
 
     As :func:`kernels.online_softmax.online_softmax_update`, but the maximum is kept scaled, so that an
     exponent is one fused multiply-add. Rounding moves the scaled maximum a little, by the same in the
-    weights, in their sum and in what was accumulated: it cancels when the output is divided.
+    weights, in their sum and in what was accumulated, and so cancels when the output is divided; but the
+    weights are rounded to 16 bits first. With scores far beyond 10 000, where one key has all the weight,
+    that weight is then not exactly 1, and the output is off by one rounding more.
     """
     running_max_was = running_max
     running_max = gl.maximum(running_max, gl.max(scores, axis=1) * scale_log2)

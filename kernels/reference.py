@@ -124,7 +124,8 @@ def error_budget(
 
     Twice the error of PyTorch with float32 scores and softmax in which only the probabilities and the
     output are rounded to the inputs' dtype, plus four units in the last place of float32 at the largest
-    value, for sums taken in another order.
+    value, for sums taken in another order. The largest error counts as at least one rounding of the largest
+    element, half a unit in its last place: among few elements PyTorch's may all be rounded by less.
 
     Args:
         rounded_scores: also round the scores to the inputs' dtype, for a kernel that stores them so. Large
@@ -135,7 +136,11 @@ def error_budget(
     careful, _ = careful_attention(
         query, key, value, causal=causal, scale=scale, mask=mask, rounded_scores=rounded_scores
     )
-    return _doubled(errors(careful, expected), value)
+    error = errors(careful, expected)
+    largest = expected.abs().max().item() if expected.numel() else 0.0
+    one_rounding = torch.finfo(query.dtype).eps / 2 * largest
+    at_least = Errors(max(error.maximum, one_rounding), error.root_mean_square)
+    return _doubled(at_least, value)
 
 
 def logsumexp_budget(
