@@ -12,7 +12,6 @@ import torch
 from instruments.gluon_simulator import HopperClock, Run, simulate
 from instruments.traffic import Traffic
 from kernels import flash3
-from kernels.checks import check_attention_inputs
 from kernels.flash3_kernel import flash3_kernel
 
 SMS = 132  # of an H100 and an H200: so many programs has a persistent launch there
@@ -80,9 +79,7 @@ def run(
         TypeError, ValueError: as :func:`kernels.flash3.attention`, or if ``programs`` is not at least 1.
         gluon_simulator.SimulationError: the kernel did what the hardware does not allow.
     """
-    scale = check_attention_inputs(query, key, value, scale, flash3.DTYPES)
-    if query.shape[-1] % 8:
-        raise ValueError(f"query has head_dim {query.shape[-1]}; accepted: multiples of 8")
+    scale = flash3.check_inputs(query, key, value, scale)
     if isinstance(programs, bool) or not isinstance(programs, int) or programs < 1:
         raise ValueError(f"programs must be an integer of at least 1, got {programs!r}")
     device = query.device

@@ -149,12 +149,7 @@ def attention(
             no multiple of 8; before any launch.
         RuntimeError: the GPU is not of compute capability 9.0.
     """
-    scale = check_attention_inputs(query, key, value, scale, DTYPES)
-    if query.shape[-1] % 8:
-        raise ValueError(
-            f"query has head_dim {query.shape[-1]}; accepted: multiples of 8, since the TMA copies "
-            "rows of whole multiples of 16 bytes"
-        )
+    scale = check_inputs(query, key, value, scale)
     _check_hopper(query)
     design = design or shipped_design(query.shape[-1])
     output = query.new_empty(query.shape)
@@ -169,6 +164,19 @@ def attention(
     with launch_device(query):
         flash3_kernel[grid](*arguments, **constants, num_warps=design.warps)
     return (output, logsumexp) if return_logsumexp else output
+
+
+def check_inputs(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+) -> float:
+    """The scale to use, if the inputs are what :func:`attention` accepts, on whatever device they are."""
+    scale = check_attention_inputs(query, key, value, scale, DTYPES)
+    if query.shape[-1] % 8:
+        raise ValueError(
+            f"query has head_dim {query.shape[-1]}; accepted: multiples of 8, since the TMA copies "
+            "rows of whole multiples of 16 bytes"
+        )
+    return scale
 
 
 def launch(
