@@ -6,11 +6,14 @@ One kernel source, whose ideas are the switches of :class:`kernels.flash3.Design
 paper's Table 2, of d 128; for the other head dimensions at 16 384 tokens, from ``full`` on. The designs:
 
 * steps, each with what the ones before have: ``alone`` (two warpgroups that load for themselves, into one
-  slot), ``stages``, ``producer``, ``overlap``, ``pingpong`` and ``full``, which is persistent; beside them
-  ``third_stage``, a producer with one slot more where it fits, and ``turns_first``, pingpong alone;
+  slot), ``stages``, ``producer``, ``overlap`` (of the whole softmax), ``pingpong`` and ``full``, which is
+  persistent: the paper's schedule; beside them ``third_stage``, a producer with one slot more where it
+  fits, and ``turns_first``, pingpong alone;
 * ``full`` without one of them: ``no_producer``, ``one_stage``, ``no_overlap``, ``no_pingpong``,
-  ``no_persistent``, and ``no_apart``, where the output leaves through the queries' shared memory;
-* ``shipped``, what :func:`kernels.flash3.attention` runs by itself.
+  ``no_persistent``, and ``no_apart``, where the output leaves through the queries' shared memory; and
+  ``maximum``, with only the maxima of the rows under the product;
+* ``shipped``, what :func:`kernels.flash3.attention` runs by itself, and ``other_rescale``, the same with
+  the accumulator rescaled late where ``shipped`` does not, and the other way round.
 
 One row a design and problem: ``kernel, design, switches, direction, dtype, batch, heads, n, d, causal, ms,
 spread, tflops``, ``of_full``, its speed over that of ``full``, ``peers`` and ``speedup`` as in
@@ -57,14 +60,14 @@ def designs(head_dim: int) -> dict[str, Design]:
         shipped.block_n,
         stages=1,
         specialized=False,
-        overlap=False,
-        pingpong=False,
+        overlap="none",
+        rescale_late=shipped.rescale_late,
         persistent=False,
         output_apart=False,
     )
     stages = replace(alone, stages=shipped.stages)
     producer = replace(stages, specialized=True, warpgroups=shipped.warpgroups)
-    overlap = replace(producer, overlap=True)
+    overlap = replace(producer, overlap="softmax")
     pingpong = replace(overlap, pingpong=True)
     full = replace(pingpong, persistent=True, output_apart=shipped.output_apart)
     return {
@@ -78,11 +81,13 @@ def designs(head_dim: int) -> dict[str, Design]:
         "full": full,
         "no_producer": replace(full, specialized=False, pingpong=False, warpgroups=2),
         "one_stage": replace(full, stages=1),
-        "no_overlap": replace(full, overlap=False),
+        "no_overlap": replace(full, overlap="none"),
+        "maximum": replace(full, overlap="maximum"),
         "no_pingpong": replace(full, pingpong=False),
         "no_persistent": replace(full, persistent=False),
         "no_apart": replace(full, output_apart=False),
         "shipped": shipped,
+        "other_rescale": replace(shipped, rescale_late=not shipped.rescale_late),
     }
 
 

@@ -29,7 +29,7 @@ from instruments.io_model import AttentionShape
 from kernels import flash3
 
 DTYPE = "float16"
-CONTESTANTS = ("shipped", "no_pingpong", "no_persistent", "flash2", "cudnn", "fa3")
+CONTESTANTS = ("shipped", "maximum", "full", "flash2", "cudnn", "fa3")
 OF_PEAK = ".avg.pct_of_peak_sustained_elapsed"
 COUNTERS = {
     "ms": (1e-6, "gpu__time_duration.sum"),

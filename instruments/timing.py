@@ -5,6 +5,7 @@ one minute to the next. Functions that are compared therefore take turns (A B C,
 is taken within each round before its median is.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -68,9 +69,11 @@ def time_interleaved(
         once = time_call(function, cache, 1)[0]
         calls[name] = max(3, min(200, int(milliseconds_a_round / max(once, 1e-3))))
     taken: dict[str, list[float]] = {name: [] for name in functions}
+    turns = random.Random(0)
     for _ in range(rounds):
-        for name, function in functions.items():
-            taken[name].append(statistics.median(time_call(function, cache, calls[name])))
+        # In a new order each round: a GPU at its power limit runs slower after a kernel that took more.
+        for name in turns.sample(list(functions), len(functions)):
+            taken[name].append(statistics.median(time_call(functions[name], cache, calls[name])))
     return {name: Timing(tuple(times)) for name, times in taken.items()}
 
 

@@ -11,8 +11,9 @@ side by side on one SM and talk through barriers in shared memory:
 Five ideas, each of them a switch or a number of a :class:`Design`, so that each can be measured alone:
 
 * ``specialized``: there is a producer. Without, the warps that compute also start the loads.
-* ``stages``: slots of each ring, and so how far the loads run ahead.
-* ``overlap``: the softmax of a tile runs under a product, of the weights of the tile before with their V.
+* ``stages``: slots of the ring of K and V, and so how far the loads run ahead.
+* ``overlap``: how much of a tile's softmax runs under a product of the same warps, of the weights of the
+  tile before with their V.
 * ``pingpong``: consumers take turns at the tensor cores, so that the softmax of one runs under the
   products of another.
 * ``persistent``: one program an SM, which takes one tile of queries after the other, so that the next
@@ -41,6 +42,7 @@ from kernels.flash3_kernel import flash3_kernel
 from kernels.online_softmax import LOG2_E
 
 DTYPES = (torch.float16, torch.bfloat16)
+OVERLAPS = ("none", "maximum", "softmax")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class Design:
         block_n: keys a tile.
         warpgroups: how many compute, 2 or 3, on 64 queries each. Without ``specialized`` they are 2 and
             work in step, as one consumer of 128 queries that loads for itself.
-        stages: slots for tiles of K, and as many for V.
-        specialized, overlap, pingpong, persistent: see the module.
+        stages: slots, for a tile of K and a tile of V each.
+        specialized, pingpong, persistent: see the module.
+        overlap: what runs under the product with V: ``"none"``, the ``"maximum"`` of each row, or the whole
+            ``"softmax"``, as in the paper. Exponentials after that product can be mixed by the assembler
+            with what has to follow it, rescaling and rounding, and so fill the gaps of one another.
+        rescale_late: rescale the accumulator while the next scores are computed, not before.
         output_apart: give the output a place of its own in shared memory. The queries of the next tile
             then load under the last products of this one; otherwise the output leaves through their slot.
     """
@@ -61,12 +67,15 @@ class Design:
     warpgroups: int = 2
     stages: int = 2
     specialized: bool = True
-    overlap: bool = True
-    pingpong: bool = True
+    overlap: str = "maximum"
+    rescale_late: bool = False
+    pingpong: bool = False
     persistent: bool = True
     output_apart: bool = True
 
     def __post_init__(self):
+        if self.overlap not in OVERLAPS:
+            raise ValueError(f"overlap must be one of {OVERLAPS}; got {self.overlap!r}")
         accepted = (2, 3) if self.specialized else (2,)
         if self.warpgroups not in accepted:
             raise ValueError(
@@ -107,8 +116,10 @@ def shipped_design(head_dim: int) -> Design:
     """The design that :func:`attention` uses for a head dimension."""
     block_d = padded_head_dim(head_dim)
     if block_d == 64:
-        return Design(block_n=128, warpgroups=3)
-    return Design(block_n=128) if block_d == 128 else Design(block_n=64, output_apart=False)
+        return Design(block_n=128, warpgroups=3, overlap="none", rescale_late=True, pingpong=True)
+    if block_d == 128:
+        return Design(block_n=128)
+    return Design(block_n=64, output_apart=False, rescale_late=True)
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -215,6 +226,7 @@ def launch(
         "CONSUMERS": design.consumers,
         "STAGES": design.stages,
         "OVERLAP": design.overlap,
+        "RESCALE_LATE": design.rescale_late,
         "PINGPONG": design.pingpong,
         "APART": design.output_apart,
         "REGISTERS": design.registers,

@@ -3,6 +3,8 @@
 What they share is in :mod:`kernels.flash3_pipeline`; how it is launched, in :mod:`kernels.flash3`.
 """
 
+from typing import NamedTuple
+
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -15,11 +17,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from kernels.flash1 import LN_2
 from kernels.flash3_pipeline import (
     Given,
+    PairRing,
+    Ring,
     Shared,
-    load_keys,
+    load_pair,
     load_queries,
     make_barriers,
-    make_ring,
+    make_tiles,
     pass_turn,
     release,
     rounds_of_work,
@@ -29,66 +33,172 @@ from kernels.flash3_pipeline import (
     work_tile,
 )
 
-# Of a product's rows each warp holds 16; a warpgroup, four warps, 64.
-ROWS_A_WARP = gl.constexpr(16)
+
+@gluon.constexpr_function
+def product_layout(ROWS, COLUMNS):
+    """How a product of 16-bit tiles lies in the registers of a consumer. Each warp holds 16 rows."""
+    return gl.NVMMADistributedLayout([3, 0], [ROWS // 16, 1], instr_shape=[16, COLUMNS, 16])
+
+
+class Rows(NamedTuple):
+    """A consumer's queries: where they lie in shared memory, and the last key that each sees, [ROWS]."""
+
+    tile: gl.shared_memory_descriptor
+    last_seen: gl.tensor
+
+
+class Running(NamedTuple):
+    """What a consumer carries from one tile of keys to the next.
+
+    ``running_max`` (scaled), ``running_sum`` and ``rescale`` are [ROWS], ``accumulator`` is
+    [ROWS, BLOCK_D]. ``weights``, [ROWS, BLOCK_N], are the last tile's, not yet multiplied with its V; and
+    ``rescale`` is what the accumulator has to be multiplied with before their product is added.
+    """
+
+    running_max: gl.tensor
+    running_sum: gl.tensor
+    rescale: gl.tensor
+    accumulator: gl.tensor
+    weights: gl.tensor
 
 
 @gluon.jit
 def producer(given, shared, CAUSAL: gl.constexpr):
     """Load what the consumers ask for, in the order in which they will, as soon as a slot is empty."""
-    CONSUMERS: gl.constexpr = shared.query.tiles.shape[0]
+    CONSUMERS: gl.constexpr = shared.queries.tiles.shape[0]
     use = 0
     for round in range(rounds_of_work(given, shared)):
         work = work_tile(round, use, given, shared, CAUSAL)
-        load_keys(shared.key, given.key, work, 0)
+        load_pair(shared, given, work, 0, VALUE=False)
         for i in gl.static_range(CONSUMERS):
             load_queries(shared, given, work, round * CONSUMERS + i, i)
         for step in range(1, work.tiles):
-            load_keys(shared.key, given.key, work, step)
-            load_keys(shared.value, given.value, work, step - 1)
-        load_keys(shared.value, given.value, work, work.tiles - 1)
-        use += work.tiles
+            load_pair(shared, given, work, step)
+        load_pair(shared, given, work, work.tiles, KEY=False)
+        use += work.tiles + 1
 
 
 @gluon.jit
-def finish(ring, descriptor, work, step, SPECIALIZED: gl.constexpr):
-    """Be done with a tile of K or V. If there is no producer, load into its slot what comes next."""
-    SLOTS: gl.constexpr = ring.tiles.shape[0]
-    release(ring, work.use + step)
-    if not SPECIALIZED:
-        if step + SLOTS < work.tiles:
-            load_keys(ring, descriptor, work, step + SLOTS)
+def load_next(step, work, given, shared):
+    """Without a producer: load what a step needs, if there is such a step."""
+    if step < work.tiles:
+        load_pair(shared, given, work, step)
+    elif step == work.tiles:
+        load_pair(shared, given, work, step, KEY=False)
 
 
 @gluon.jit
 def start_loads(round, work, given, shared):
-    """Without a producer: load the queries, and fill the rings."""
-    STAGES: gl.constexpr = shared.key.tiles.shape[0]
+    """Without a producer: load the queries, and fill the ring."""
+    SLOTS: gl.constexpr = shared.pairs.full.shape[0]
     load_queries(shared, given, work, round, 0)
-    for step in gl.static_range(STAGES):
-        if step < work.tiles:
-            load_keys(shared.key, given.key, work, step)
-            load_keys(shared.value, given.value, work, step)
+    load_pair(shared, given, work, 0, VALUE=False)
+    for step in gl.static_range(1, SLOTS):
+        load_next(step, work, given, shared)
 
 
 @gluon.jit
-def softmax_step(scores, running_max, running_sum, scale_log2):
-    """Take a tile of scores, [ROWS, BLOCK_N], into the statistics of its rows, [ROWS].
+def finish(step, work, given, shared, SPECIALIZED: gl.constexpr):
+    """Be done with a step's K and V. If there is no producer, load into their slot what comes next."""
+    release(shared.pairs, work.use + step)
+    if not SPECIALIZED:
+        SLOTS: gl.constexpr = shared.pairs.full.shape[0]
+        load_next(step + SLOTS, work, given, shared)
 
-    As :func:`kernels.online_softmax.online_softmax_update`, but the maximum is kept scaled, so that an
+
+@gluon.jit
+def raise_maximum(scores, running_max, scale_log2):
+    """Maxima of rows, [ROWS], with a tile of scores, [ROWS, BLOCK_N]: as they are, and to subtract.
+
+    As in :func:`kernels.online_softmax.online_softmax_update`, but the maximum is kept scaled, so that an
     exponent is one fused multiply-add. Rounding moves the scaled maximum a little, by the same in the
     weights, in their sum and in what was accumulated, and so cancels when the output is divided; but the
     weights are rounded to 16 bits first. With scores far beyond 10 000, where one key has all the weight,
     that weight is then not exactly 1, and the output is off by one rounding more.
     """
-    running_max_was = running_max
     running_max = gl.maximum(running_max, gl.max(scores, axis=1) * scale_log2)
     # While a row has seen nothing its maximum is -inf, and -inf - -inf is NaN: subtract 0 there.
-    shift = gl.where(running_max == float("-inf"), 0.0, running_max)
+    return running_max, gl.where(running_max == float("-inf"), 0.0, running_max)
+
+
+@gluon.jit
+def exponentiate(scores, shift, running_sum, rescale, scale_log2):
+    """Exponentials of a tile of scores, [ROWS, BLOCK_N], and sums of rows with them taken in, [ROWS]."""
     exponentials = gl.exp2(gl.fma(scores, scale_log2, -shift[:, None]))
+    return exponentials, running_sum * rescale + gl.sum(exponentials, axis=1)
+
+
+@gluon.jit
+def hide(scores, tile, last_seen):
+    """A tile of scores, [ROWS, BLOCK_N], without those of keys after the last that a row sees, [ROWS]."""
+    BLOCK_N: gl.constexpr = scores.shape[1]
+    SCORES: gl.constexpr = product_layout(scores.shape[0], BLOCK_N)
+    in_n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, SCORES))
+    columns = tile * BLOCK_N + in_n  # [BLOCK_N]
+    return gl.where(columns[None, :] <= last_seen[:, None], scores, float("-inf"))
+
+
+@gluon.jit
+def attend(
+    INDEX: gl.constexpr,
+    step,
+    running,
+    rows,
+    work,
+    given,
+    shared,
+    MASKED: gl.constexpr,
+    OVERLAP: gl.constexpr,
+    RESCALE_LATE: gl.constexpr,
+    PINGPONG: gl.constexpr,
+):
+    """One step of a consumer: the scores of a tile of keys, and the output of the tile before."""
+    ROWS: gl.constexpr = shared.queries.tiles.shape[3]
+    BLOCK_N: gl.constexpr = shared.pairs.key.shape[3]
+    BLOCK_D: gl.constexpr = shared.pairs.key.shape[4]
+    SCORES: gl.constexpr = product_layout(ROWS, BLOCK_N)
+    OUTPUT: gl.constexpr = product_layout(ROWS, BLOCK_D)
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUTPUT, k_width=2)
+    running_max, running_sum, rescale, accumulator, weights = running
+    use = work.use + step
+    wait_full(shared.pairs, use)
+    if PINGPONG:
+        wait_turn(shared.turn, use, INDEX)
+    key_tile = tile_of(shared.pairs.key, use)  # [BLOCK_N, BLOCK_D]
+    value_tile = tile_of(shared.pairs.value, use)
+    no_scores = gl.zeros([ROWS, BLOCK_N], gl.float32, layout=SCORES)
+    scores = warpgroup_mma(  # [ROWS, BLOCK_N]
+        rows.tile, key_tile.permute((1, 0)), no_scores, use_acc=False, is_async=True
+    )
+    if RESCALE_LATE:
+        accumulator = accumulator * gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]
+    accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)
+    if PINGPONG:
+        pass_turn(shared.turn, INDEX)
+    # Products finish in order: one outstanding means that the scores are there.
+    scores = warpgroup_mma_wait(0 if OVERLAP == "none" else 1, deps=[scores])
+    if MASKED:
+        scores = hide(scores, work.tiles - 1 - step, rows.last_seen)
+    running_max_was = running_max
+    running_max, shift = raise_maximum(scores, running_max, given.scale_log2)
     rescale = gl.exp2(running_max_was - shift)
-    running_sum = running_sum * rescale + gl.sum(exponentials, axis=1)
-    return running_max, running_sum, rescale, exponentials
+    if OVERLAP == "softmax":
+        exponentials, running_sum = exponentiate(
+            scores, shift, running_sum, rescale, given.scale_log2
+        )
+        # Landed long ago; but a wait on a barrier ends a basic block, so the assembler cannot move the next
+        # wait, for the product, up before the exponentials.
+        wait_full(shared.pairs, use)
+    accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])
+    finish(step, work, given, shared, shared.queries.tiles.shape[0] > 1)
+    if OVERLAP != "softmax":
+        exponentials, running_sum = exponentiate(
+            scores, shift, running_sum, rescale, given.scale_log2
+        )
+    if not RESCALE_LATE:
+        accumulator = accumulator * gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]
+    weights = gl.convert_layout(exponentials.to(given.query.dtype), WEIGHTS)
+    return Running(running_max, running_sum, rescale, accumulator, weights)
 
 
 @gluon.jit
@@ -98,126 +208,107 @@ def consumer(
     shared,
     CAUSAL: gl.constexpr,
     OVERLAP: gl.constexpr,
+    RESCALE_LATE: gl.constexpr,
     PINGPONG: gl.constexpr,
     APART: gl.constexpr,
 ):
     """Attention of ROWS queries: consumer INDEX's share of each of the program's tiles.
 
     APART: the output has shared memory of its own, so the queries' is free after the last scores.
-    The keys are walked from the last tile to the first. So the one tile that always needs a mask, where
-    the keys end, is dealt with before the loop.
+    The keys are walked from the last tile to the first. So tiles that need a mask come first: the one where
+    the keys end, and under a causal mask those that reach beyond what the first of the queries sees.
     """
-    CONSUMERS: gl.constexpr = shared.query.tiles.shape[0]
+    CONSUMERS: gl.constexpr = shared.queries.tiles.shape[0]
     SPECIALIZED: gl.constexpr = CONSUMERS > 1
-    ROWS: gl.constexpr = shared.query.tiles.shape[3]
-    BLOCK_N: gl.constexpr = shared.key.tiles.shape[3]
-    BLOCK_D: gl.constexpr = shared.key.tiles.shape[4]
-    DTYPE: gl.constexpr = given.query.dtype
-    # How a product of 16-bit tiles lies in the registers of a warpgroup, and one as a left operand.
-    WARPS: gl.constexpr = [ROWS // ROWS_A_WARP, 1]
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], WARPS, instr_shape=[16, BLOCK_N, 16])
-    OUTPUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], WARPS, instr_shape=[16, BLOCK_D, 16])
+    ROWS: gl.constexpr = shared.queries.tiles.shape[3]
+    BLOCK_N: gl.constexpr = shared.pairs.key.shape[3]
+    BLOCK_D: gl.constexpr = shared.pairs.key.shape[4]
+    SCORES: gl.constexpr = product_layout(ROWS, BLOCK_N)
+    OUTPUT: gl.constexpr = product_layout(ROWS, BLOCK_D)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUTPUT, k_width=2)
     SCORE_ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)
     OUTPUT_ROWS: gl.constexpr = gl.SliceLayout(1, OUTPUT)
 
     seq_query, seq_key = given.output.shape[1], given.key.shape[2]
-    in_m = gl.arange(0, ROWS, layout=SCORE_ROWS)
-    in_n = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, SCORES))
-    no_scores = gl.zeros([ROWS, BLOCK_N], gl.float32, layout=SCORES)
     use = 0
     for round in range(rounds_of_work(given, shared)):
         work = work_tile(round, use, given, shared, CAUSAL)
-        rows = work.start_m + INDEX * ROWS + in_m  # [ROWS]
-        whole_tiles = seq_key // BLOCK_N
+        first_row = work.start_m + INDEX * ROWS
+        in_query = first_row + gl.arange(0, ROWS, layout=SCORE_ROWS)  # [ROWS]
         last_seen = gl.full([ROWS], seq_key - 1, gl.int32, layout=SCORE_ROWS)
+        masked_steps = 1
         if CAUSAL:
-            last_seen = gl.minimum(rows + (seq_key - seq_query), last_seen)
-            first_stop = work.start_m + INDEX * ROWS + 1 + seq_key - seq_query
-            whole_tiles = gl.minimum(gl.maximum(first_stop, 0) // BLOCK_N, whole_tiles)
-        running_max = gl.full([ROWS], float("-inf"), gl.float32, layout=SCORE_ROWS)
-        running_sum = gl.zeros([ROWS], gl.float32, layout=SCORE_ROWS)
-        accumulator = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=OUTPUT)
+            last_seen = gl.minimum(in_query + (seq_key - seq_query), last_seen)
+            seen_by_all = gl.minimum(gl.maximum(first_row + 1 + seq_key - seq_query, 0), seq_key)
+            masked_steps = gl.maximum(work.tiles - seen_by_all // BLOCK_N, 1)
 
         if not SPECIALIZED:
             start_loads(round, work, given, shared)
-        wait_full(shared.query, round * CONSUMERS + INDEX)
-        query_tile = tile_of(shared.query, round * CONSUMERS + INDEX)
-        wait_full(shared.key, use)
+        wait_full(shared.queries, round * CONSUMERS + INDEX)
+        query_tile = tile_of(shared.queries.tiles, round * CONSUMERS + INDEX)
+        wait_full(shared.pairs, use)
         if PINGPONG:
             wait_turn(shared.turn, use, INDEX)
-        key_tile = tile_of(shared.key, use)  # [BLOCK_N, BLOCK_D]
+        key_tile = tile_of(shared.pairs.key, use)  # [BLOCK_N, BLOCK_D]
+        no_scores = gl.zeros([ROWS, BLOCK_N], gl.float32, layout=SCORES)
         scores = warpgroup_mma(  # [ROWS, BLOCK_N]
             query_tile, key_tile.permute((1, 0)), no_scores, use_acc=False, is_async=True
         )
         if PINGPONG:
             pass_turn(shared.turn, INDEX)
         scores = warpgroup_mma_wait(0, deps=[scores])
-        finish(shared.key, given.key, work, 0, SPECIALIZED)
-        columns = (work.tiles - 1) * BLOCK_N + in_n  # [BLOCK_N]
-        scores = gl.where(columns[None, :] <= last_seen[:, None], scores, float("-inf"))
-        running_max, running_sum, rescale, exponentials = softmax_step(
-            scores, running_max, running_sum, given.scale_log2
-        )
-        weights = gl.convert_layout(exponentials.to(DTYPE), WEIGHTS)  # [ROWS, BLOCK_N]
-        wait_full(shared.key, use + 1, pred=work.tiles > 1)
+        finish(0, work, given, shared, SPECIALIZED)
+        scores = hide(scores, work.tiles - 1, last_seen)
+        unseen = gl.full([ROWS], float("-inf"), gl.float32, layout=SCORE_ROWS)
+        nothing = gl.zeros([ROWS], gl.float32, layout=SCORE_ROWS)
+        running_max, shift = raise_maximum(scores, unseen, given.scale_log2)
+        exponentials, running_sum = exponentiate(scores, shift, nothing, nothing, given.scale_log2)
+        weights = gl.convert_layout(exponentials.to(given.query.dtype), WEIGHTS)  # [ROWS, BLOCK_N]
+        accumulator = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=OUTPUT)
+        running = Running(running_max, running_sum, nothing, accumulator, weights)
 
-        for step in range(1, work.tiles):
-            # In flight together: this tile's scores, and the output of the tile before.
-            if PINGPONG:
-                wait_turn(shared.turn, use + step, INDEX)
-            key_tile = tile_of(shared.key, use + step)
-            scores = warpgroup_mma(
-                query_tile, key_tile.permute((1, 0)), no_scores, use_acc=False, is_async=True
+        rows = Rows(query_tile, last_seen)
+        # fmt: off
+        for step in range(1, masked_steps):
+            running = attend(
+                INDEX, step, running, rows, work, given, shared, True, OVERLAP, RESCALE_LATE, PINGPONG
             )
-            wait_full(shared.value, use + step - 1)
-            value_tile = tile_of(shared.value, use + step - 1)  # [BLOCK_N, BLOCK_D]
-            accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)
-            if PINGPONG:
-                pass_turn(shared.turn, INDEX)
-            # Products finish in order: one outstanding means that the scores are there.
-            scores = warpgroup_mma_wait(1 if OVERLAP else 0, deps=[scores])
-            finish(shared.key, given.key, work, step, SPECIALIZED)
-            tile = work.tiles - 1 - step
-            if CAUSAL:
-                if tile >= whole_tiles:
-                    columns = tile * BLOCK_N + in_n
-                    scores = gl.where(columns[None, :] <= last_seen[:, None], scores, float("-inf"))
-            running_max, running_sum, rescale, exponentials = softmax_step(
-                scores, running_max, running_sum, given.scale_log2
+        for step in range(masked_steps, work.tiles):
+            running = attend(
+                INDEX, step, running, rows, work, given, shared, False, OVERLAP, RESCALE_LATE, PINGPONG
             )
-            # Needed one step later only; but a wait on a barrier ends a basic block, so the assembler
-            # cannot move the next wait, for the product, up before the exponentials.
-            wait_full(shared.key, use + step + 1, pred=step + 1 < work.tiles)
-            accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])
-            finish(shared.value, given.value, work, step - 1, SPECIALIZED)
-            accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]
-            weights = gl.convert_layout(exponentials.to(DTYPE), WEIGHTS)
+        # fmt: on
 
+        running_max, running_sum, rescale, accumulator, weights = running
         # A row that saw nothing has a sum of 0, and stays 0.
         divisor = gl.where(running_sum == 0.0, 1.0, running_sum)
         logsumexp = (running_max + gl.log2(divisor)) * LN_2
-        first_row = work.head.to(gl.int64) * seq_query
-        gl.store(given.logsumexp_ptr + first_row + rows, logsumexp, mask=rows < seq_query)
-        use += work.tiles
+        logsumexp_ptrs = given.logsumexp_ptr + work.head.to(gl.int64) * seq_query + in_query
+        gl.store(logsumexp_ptrs, logsumexp, mask=in_query < seq_query)
+        use += work.tiles + 1
         if APART:
-            release(shared.query, round * CONSUMERS + INDEX)
-        wait_full(shared.value, use - 1)
-        accumulator = warpgroup_mma(
-            weights, tile_of(shared.value, use - 1), accumulator, is_async=True
-        )
+            release(shared.queries, round * CONSUMERS + INDEX)
+        wait_full(shared.pairs, use - 1)
+        if PINGPONG:
+            wait_turn(shared.turn, use - 1, INDEX)
+        if RESCALE_LATE:
+            accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]
+        value_tile = tile_of(shared.pairs.value, use - 1)  # [BLOCK_N, BLOCK_D]
+        accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)
+        if PINGPONG:
+            pass_turn(shared.turn, INDEX)
         accumulator = warpgroup_mma_wait(0, deps=[accumulator])
-        finish(shared.value, given.value, work, work.tiles - 1, SPECIALIZED)
+        finish(work.tiles, work, given, shared, SPECIALIZED)
         output = accumulator * gl.convert_layout(1.0 / divisor, OUTPUT_ROWS)[:, None]
         tma.store_wait(0)  # until the output of the round before has left its place
         output_tile = shared.output.index(INDEX).reshape([1, ROWS, BLOCK_D])
-        output_tile.reshape([ROWS, BLOCK_D]).store(output.to(DTYPE))
+        output_tile.reshape([ROWS, BLOCK_D]).store(output.to(given.query.dtype))
         fence_async_shared()
-        place = [work.head, work.start_m + INDEX * ROWS, 0]  # rows past the last are clipped
+        place = [work.head, first_row, 0]  # rows past the last are clipped
         tma.async_copy_shared_to_global(given.output, place, output_tile)
         if not APART:
             tma.store_wait(0)
-            release(shared.query, round * CONSUMERS + INDEX)
+            release(shared.queries, round * CONSUMERS + INDEX)
     tma.store_wait(0)
 
 
@@ -234,6 +325,7 @@ def flash3_kernel(
     CONSUMERS: gl.constexpr,
     STAGES: gl.constexpr,
     OVERLAP: gl.constexpr,
+    RESCALE_LATE: gl.constexpr,
     PINGPONG: gl.constexpr,
     APART: gl.constexpr,
     REGISTERS: gl.constexpr,
@@ -243,15 +335,19 @@ def flash3_kernel(
     One consumer alone is not a partition but the whole program, and loads for itself.
     """
     given = Given(query, key, value, output, logsumexp_ptr, scale_log2, heads_together)
-    query_ring = make_ring(query, CONSUMERS, 1)
-    output_tiles = query_ring.tiles
+    query_tiles = make_tiles(query, CONSUMERS)
+    output_tiles = query_tiles
     if APART:
         shape: gl.constexpr = [CONSUMERS] + output.block_type.shape
         output_tiles = gl.allocate_shared_memory(output.dtype, shape, output.layout)
     shared = Shared(
-        query_ring,
-        make_ring(key, STAGES, CONSUMERS),
-        make_ring(value, STAGES, CONSUMERS),
+        Ring(query_tiles, make_barriers(CONSUMERS, 1), make_barriers(CONSUMERS, 1)),
+        PairRing(
+            make_tiles(key, STAGES),
+            make_tiles(value, STAGES),
+            make_barriers(STAGES, 1),
+            make_barriers(STAGES, CONSUMERS),
+        ),
         output_tiles,
         make_barriers(CONSUMERS, 1),
     )
@@ -261,12 +357,48 @@ def flash3_kernel(
         gl.warp_specialize(
             [
                 (producer, (given, shared, CAUSAL)),
-                (consumer, (gl.constexpr(0), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
-                (consumer, (gl.constexpr(1), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
-                (consumer, (gl.constexpr(2), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
+                (
+                    consumer,
+                    (
+                        gl.constexpr(0),
+                        given,
+                        shared,
+                        CAUSAL,
+                        OVERLAP,
+                        RESCALE_LATE,
+                        PINGPONG,
+                        APART,
+                    ),
+                ),
+                (
+                    consumer,
+                    (
+                        gl.constexpr(1),
+                        given,
+                        shared,
+                        CAUSAL,
+                        OVERLAP,
+                        RESCALE_LATE,
+                        PINGPONG,
+                        APART,
+                    ),
+                ),
+                (
+                    consumer,
+                    (
+                        gl.constexpr(2),
+                        given,
+                        shared,
+                        CAUSAL,
+                        OVERLAP,
+                        RESCALE_LATE,
+                        PINGPONG,
+                        APART,
+                    ),
+                ),
             ][: 1 + CONSUMERS],
             [4] * CONSUMERS,
             [REGISTERS] * CONSUMERS,
         )
     else:
-        consumer(gl.constexpr(0), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)
+        consumer(gl.constexpr(0), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)

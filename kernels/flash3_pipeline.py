@@ -13,11 +13,14 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 
 class Ring(NamedTuple):
-    """Slots in shared memory that tiles pass through, [SLOTS, 1, 1, ROWS, BLOCK_D], with two barriers each.
+    """Slots in shared memory that tiles of queries pass through, with two barriers each.
 
-    ``full`` completes a phase when a tile has landed, ``empty`` when all readers are done with it. The uses
-    of a ring are numbered on and on: use ``n`` is of slot ``n % SLOTS``, in phase ``n // SLOTS`` of its
-    barriers. A wait names the phase it waits for by its parity, as no other can be pending.
+    ``full`` completes a phase when what was asked for has landed, ``empty`` when all readers are done with
+    it. The uses of a ring are numbered on and on: use ``n`` is of slot ``n % SLOTS``, in phase
+    ``n // SLOTS`` of its barriers. A wait names the phase it waits for by its parity, as no other can be
+    pending.
+
+    ``tiles`` is [SLOTS, 1, 1, ROWS, BLOCK_D].
     """
 
     tiles: gl.shared_memory_descriptor
@@ -25,12 +28,26 @@ class Ring(NamedTuple):
     empty: gl.shared_memory_descriptor
 
 
-class Shared(NamedTuple):
-    """The shared memory of a program. Consumer i owns slot i of ``query``, ``output`` and ``turn``."""
+class PairRing(NamedTuple):
+    """As :class:`Ring`; a use has a tile of K and the tile of V that is multiplied at the same time.
 
-    query: Ring
-    key: Ring
-    value: Ring
+    That is V of the step before (see :func:`consumer`). One barrier for both halves what the consumers
+    have to wait for and to release; and each of these costs the four warps of a consumer a meeting.
+
+    ``key`` and ``value`` are [SLOTS, 1, 1, BLOCK_N, BLOCK_D].
+    """
+
+    key: gl.shared_memory_descriptor
+    value: gl.shared_memory_descriptor
+    full: gl.shared_memory_descriptor
+    empty: gl.shared_memory_descriptor
+
+
+class Shared(NamedTuple):
+    """The shared memory of a program. Consumer i owns slot i of ``queries``, ``output`` and ``turn``."""
+
+    queries: Ring
+    pairs: PairRing
     output: gl.shared_memory_descriptor
     turn: gl.shared_memory_descriptor
 
@@ -54,8 +71,8 @@ class Given(NamedTuple):
 class Work(NamedTuple):
     """The queries from ``start_m`` on of one head, which see the first ``tiles`` tiles of its keys.
 
-    They are loaded from the last to the first (see :func:`consumer`), in the uses of the rings of K and V
-    from ``use`` on.
+    They are loaded from the last to the first (see :func:`consumer`), in ``tiles + 1`` uses of the ring of
+    pairs, from ``use`` on.
     """
 
     head: gl.tensor
@@ -75,67 +92,84 @@ def make_barriers(SLOTS: gl.constexpr, ARRIVALS: gl.constexpr):
 
 
 @gluon.jit
-def make_ring(descriptor, SLOTS: gl.constexpr, READERS: gl.constexpr):
-    """An empty ring for a descriptor's tiles."""
+def make_tiles(descriptor, SLOTS: gl.constexpr):
+    """Room for tiles of a descriptor."""
     shape: gl.constexpr = [SLOTS] + descriptor.block_type.shape
-    tiles = gl.allocate_shared_memory(descriptor.dtype, shape, descriptor.layout)
-    return Ring(tiles, make_barriers(SLOTS, 1), make_barriers(SLOTS, READERS))
+    return gl.allocate_shared_memory(descriptor.dtype, shape, descriptor.layout)
 
 
 @gluon.jit
-def tile_of(ring, use):
+def tile_of(tiles, use):
     """The tile in the slot of a use, as a matrix [ROWS, BLOCK_D]."""
-    SLOTS: gl.constexpr = ring.tiles.shape[0]
-    return ring.tiles.index(use % SLOTS).reshape([ring.tiles.shape[3], ring.tiles.shape[4]])
+    SLOTS: gl.constexpr = tiles.shape[0]
+    return tiles.index(use % SLOTS).reshape([tiles.shape[3], tiles.shape[4]])
 
 
 @gluon.jit
-def wait_full(ring, use, pred=True):
-    """Wait until the tile of a use has landed."""
-    SLOTS: gl.constexpr = ring.tiles.shape[0]
-    mbarrier.wait(ring.full.index(use % SLOTS), (use // SLOTS) & 1, pred=pred)
+def wait_full(ring, use):
+    """Wait until everything of a use has landed."""
+    SLOTS: gl.constexpr = ring.full.shape[0]
+    mbarrier.wait(ring.full.index(use % SLOTS), (use // SLOTS) & 1)
+
+
+@gluon.jit
+def wait_empty(ring, use):
+    """Wait until all readers are done with what the slot of a use held before."""
+    SLOTS: gl.constexpr = ring.empty.shape[0]
+    # The phase before this use's. Before the very first a barrier counts as completed.
+    mbarrier.wait(ring.empty.index(use % SLOTS), (use // SLOTS + 1) & 1)
 
 
 @gluon.jit
 def release(ring, use):
-    """One reader is done with the tile of a use."""
-    SLOTS: gl.constexpr = ring.tiles.shape[0]
+    """One reader is done with a use."""
+    SLOTS: gl.constexpr = ring.empty.shape[0]
     mbarrier.arrive(ring.empty.index(use % SLOTS), count=1)
 
 
 @gluon.jit
-def load(ring, use, descriptor, head, row):
-    """Once the slot is empty, start copying the tile of a use into it. ``full`` completes as it lands."""
-    SLOTS: gl.constexpr = ring.tiles.shape[0]
-    slot = use % SLOTS
-    # The phase before this use's. Before the very first a barrier counts as completed.
-    mbarrier.wait(ring.empty.index(slot), (use // SLOTS + 1) & 1)
-    full = ring.full.index(slot)
-    mbarrier.expect(full, descriptor.block_type.nbytes)
+def load_queries(shared, given, work, use, INDEX: gl.constexpr):
+    """Once their slot is empty, start copying the queries of consumer INDEX."""
+    wait_empty(shared.queries, use)
+    slot = use % shared.queries.full.shape[0]
+    full = shared.queries.full.index(slot)
+    mbarrier.expect(full, given.query.block_type.nbytes)
+    start_m = work.start_m + INDEX * shared.queries.tiles.shape[3]
+    copy_tile(given.query, work.head, start_m, full, shared.queries.tiles.index(slot))
+
+
+@gluon.jit
+def load_pair(shared, given, work, step, KEY: gl.constexpr = True, VALUE: gl.constexpr = True):
+    """Once their slot is empty, start copying K of this step, V of the step before, or both.
+
+    Step 0 has no V, and step ``work.tiles`` no K. Steps count back from the last tile that the queries see.
+    """
+    use = work.use + step
+    wait_empty(shared.pairs, use)
+    slot = use % shared.pairs.full.shape[0]
+    full = shared.pairs.full.index(slot)
+    mbarrier.expect(full, given.key.block_type.nbytes * (KEY + VALUE))
+    BLOCK_N: gl.constexpr = shared.pairs.key.shape[3]
+    start_n = (work.tiles - 1 - step) * BLOCK_N
+    if KEY:
+        copy_tile(given.key, work.kv_head, start_n, full, shared.pairs.key.index(slot))
+    if VALUE:
+        start_v = start_n + BLOCK_N
+        copy_tile(given.value, work.kv_head, start_v, full, shared.pairs.value.index(slot))
+
+
+@gluon.jit
+def copy_tile(descriptor, head, row, full, tile):
+    """Start copying the tile that begins at a row. Its bytes count towards ``full`` as they land."""
     heads = descriptor.shape[1]
     place = [head // heads, head % heads, row, 0]
-    tma.async_copy_global_to_shared(descriptor, place, full, ring.tiles.index(slot))
-
-
-@gluon.jit
-def load_queries(shared, given, work, use, INDEX: gl.constexpr):
-    """:func:`load` the queries of consumer INDEX."""
-    ROWS: gl.constexpr = shared.query.tiles.shape[3]
-    load(shared.query, use, given.query, work.head, work.start_m + INDEX * ROWS)
-
-
-@gluon.jit
-def load_keys(ring, descriptor, work, step):
-    """:func:`load` tile number ``step`` of K or V, counted back from the last that the queries see."""
-    BLOCK_N: gl.constexpr = ring.tiles.shape[3]
-    start_n = (work.tiles - 1 - step) * BLOCK_N
-    load(ring, work.use + step, descriptor, work.kv_head, start_n)
+    tma.async_copy_global_to_shared(descriptor, place, full, tile)
 
 
 @gluon.jit
 def rounds_of_work(given, shared):
     """How many tiles of queries this program takes, one after the other."""
-    BLOCK_M: gl.constexpr = shared.query.tiles.shape[0] * shared.query.tiles.shape[3]
+    BLOCK_M: gl.constexpr = shared.queries.tiles.shape[0] * shared.queries.tiles.shape[3]
     batch_heads, seq_query = given.output.shape[0], given.output.shape[1]
     in_all = batch_heads * gl.cdiv(seq_query, BLOCK_M)
     whole_rounds = in_all // gl.num_programs(0)
@@ -156,8 +190,8 @@ def work_tile(round, use, given, shared, CAUSAL: gl.constexpr):
     Under a causal mask the last rows see the most keys. So long tiles start first, and short ones fill the
     end. How many heads: see :func:`kernels.flash3.launch`.
     """
-    BLOCK_M: gl.constexpr = shared.query.tiles.shape[0] * shared.query.tiles.shape[3]
-    BLOCK_N: gl.constexpr = shared.key.tiles.shape[3]
+    BLOCK_M: gl.constexpr = shared.queries.tiles.shape[0] * shared.queries.tiles.shape[3]
+    BLOCK_N: gl.constexpr = shared.pairs.key.shape[3]
     batch_heads, seq_query = given.output.shape[0], given.output.shape[1]
     seq_key = given.key.shape[2]
     blocks = gl.cdiv(seq_query, BLOCK_M)
