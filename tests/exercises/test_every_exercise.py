@@ -2,7 +2,6 @@
 
 import ast
 import doctest
-import itertools
 import re
 from pathlib import Path
 
@@ -16,17 +15,14 @@ import kernels
 from exercises import catalogue, practice, stubs
 from exercises.catalogue import Exercise, ExerciseError
 from scripts.environment import ROOT
+from tests.exercises.attempts import Attempt, AttemptError, all_attempts, attempts
 
 EXERCISES = [catalogue.find(name) for name in catalogue.names()]
 each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
 
 
-def attempts(folder: str) -> list:
-    return [
-        pytest.param(exercise, path, id=f"{exercise.name}-{path.stem}")
-        for exercise in EXERCISES
-        for path in sorted((exercise.folder / folder).glob("*.py"))
-    ]
+def each_attempt(kind: str):
+    return pytest.mark.parametrize("attempt", all_attempts(kind), ids=str)
 
 
 def lost_and_skipped(exercise: Exercise, path: Path) -> tuple[set[str], set[str]]:
@@ -39,13 +35,6 @@ def lost_and_skipped(exercise: Exercise, path: Path) -> tuple[set[str], set[str]
 
 def lost(exercise: Exercise, path: Path) -> set[str]:
     return lost_and_skipped(exercise, path)[0]
-
-
-def should_lose(path: Path) -> set[str]:
-    """The tests that the comment at the head of a file names."""
-    head = itertools.takewhile(lambda line: line[:2] == "# ", path.read_text("utf-8").splitlines())
-    comment = " ".join(line[2:] for line in head)
-    return set(re.fullmatch(r"loses: (test_\w+(?:, test_\w+)*)", comment)[1].split(", "))
 
 
 def code_cells(chapter: str) -> list[str]:
@@ -70,26 +59,26 @@ def test_the_stub_fails_every_test(exercise):
     assert lost(exercise, exercise.folder / "stub.py") == exercise.points.keys()
 
 
-@pytest.mark.parametrize(("exercise", "path"), attempts("right"))
-def test_a_right_solution_passes_every_test(exercise, path):
-    assert lost(exercise, path) == set()
+@each_attempt("right")
+def test_a_right_solution_passes_every_test(attempt, tmp_path):
+    assert lost(attempt.exercise, attempt.write(tmp_path)) == set()
 
 
-@pytest.mark.parametrize(("exercise", "path"), attempts("wrong"))
-def test_a_wrong_solution_loses_exactly_the_tests_it_should(exercise, path):
-    lost, skipped = lost_and_skipped(exercise, path)
-    assert lost == should_lose(path) - skipped
+@each_attempt("wrong")
+def test_a_wrong_solution_loses_exactly_the_tests_it_should(attempt, tmp_path):
+    lost, skipped = lost_and_skipped(attempt.exercise, attempt.write(tmp_path))
+    assert lost == set(attempt.loses) - skipped
 
 
 @each_exercise
 def test_there_are_enough_right_and_wrong_solutions(exercise):
-    assert len(list(exercise.folder.glob("right/*.py"))) >= 2
-    assert len(list(exercise.folder.glob("wrong/*.py"))) >= 6
+    assert len(attempts(exercise, "right")) >= 2
+    assert len(attempts(exercise, "wrong")) >= 6
 
 
 @each_exercise
 def test_every_test_is_lost_by_a_wrong_solution_made_for_it(exercise):
-    found = set().union(*(should_lose(path) for path in exercise.folder.glob("wrong/*.py")))
+    found = set().union(*(attempt.loses for attempt in attempts(exercise, "wrong")))
     assert found == exercise.points.keys()
 
 
@@ -100,10 +89,10 @@ def test_the_stub_is_what_the_solution_says(exercise):
 
 @each_exercise
 def test_solutions_keep_to_the_rules_of_the_exercise(exercise):
-    files = ["solution.py", "stub.py"]
-    files += [path.relative_to(exercise.folder) for path in exercise.folder.glob("right/*.py")]
-    for file in files:
-        tree = ast.parse(exercise.read(file))
+    texts = {file: exercise.read(file) for file in ("solution.py", "stub.py")}
+    texts |= {str(attempt): attempt.text() for attempt in attempts(exercise, "right")}
+    for file, text in texts.items():
+        tree = ast.parse(text)
         imported = {
             alias.name
             for node in ast.walk(tree)
@@ -141,6 +130,64 @@ def test_the_chapter_holds_the_stub_and_then_checks_it(exercise):
     assert stub in cells, f"no code cell of {exercise.chapter} is stub.py less its docstring"
     check = f'exercises.check("{exercise.name}", {exercise.function})'
     assert cells[cells.index(stub) + 1] == check
+
+
+def an_attempt(folder: Path, text: str) -> Attempt:
+    """An attempt at an exercise that asks for twice a number."""
+    exercise = Exercise(folder, "Double", "01", "double", [], [], {})
+    (folder / "solution.py").write_text(
+        "def twice(x):\n    return x + x\n\n\ndef double(x):\n    y = twice(x)\n    return y\n"
+    )
+    (folder / "wrong").mkdir()
+    (folder / "wrong" / "triple.toml").write_text(text)
+    return attempts(exercise, "wrong")[0]
+
+
+EDITS = """
+why = "Three times."
+[[edits]]
+old = "y = twice(x)"
+new = "y = twice(x) + x"
+[[edits]]
+old = "return y"
+new = "return x and y"
+"""
+INSTEAD = """
+why = "Three times."
+instead = '''
+def thrice(x):
+    return 3 * x
+
+
+def double(x):
+    return thrice(x)
+'''
+"""
+
+
+@pytest.mark.parametrize("text", [EDITS, INSTEAD], ids=["edits", "instead"])
+def test_an_attempt_is_the_solution_with_changes(text, tmp_path):
+    path = an_attempt(tmp_path, text).write(tmp_path)
+    assert practice.load(path).double(5) == 15
+    assert "def twice(x):\n    return x + x\n" in path.read_text("utf-8")
+    assert path.read_text("utf-8").count("def double") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (EDITS.replace("return y", "return z"), "expects 'return z' once .* it is there 0 times"),
+        (EDITS.replace("return y", "return "), "expects 'return ' once .* it is there 2 times"),
+        ('why = "Nothing."', "changes nothing"),
+        (EDITS + 'odd = "what"', "cannot be read: .*'odd'"),
+        ("why = ", "cannot be read"),
+        ('wy = "Three times."', "cannot be read: .*'wy'"),
+    ],
+    ids=["absent", "twice", "nothing", "edit", "syntax", "field"],
+)
+def test_an_attempt_that_does_not_fit_its_solution_is_named(text, message, tmp_path):
+    with pytest.raises(AttemptError, match=f"{tmp_path.name}/wrong/triple.toml .*{message}"):
+        an_attempt(tmp_path, text).text()
 
 
 def test_a_solution_without_marks_is_refused(tmp_path):

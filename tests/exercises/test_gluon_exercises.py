@@ -17,6 +17,7 @@ import torch
 from exercises import catalogue, practice
 from exercises.simulation import tiles_of
 from scripts.environment import ROOT
+from tests.exercises.attempts import attempts, find
 
 TILE = "a descriptor of tiles"
 # Of each kernel the types of its arguments, and the constants to compile it with.
@@ -39,15 +40,15 @@ KERNELS = {
 }
 
 
-def forms() -> list[dict]:
+def forms(folder: Path) -> list[dict]:
     """Each solution, right solution and stub, with the constants to compile it with."""
     return [
-        {"exercise": name, "file": str(path.relative_to(ROOT)), "constants": constants}
+        {"exercise": name, "file": str(path), "constants": constants}
         for name, (_, constants_of_forms) in KERNELS.items()
         for path in [
             catalogue.ROOT / name / "solution.py",
             catalogue.ROOT / name / "stub.py",
-            *sorted((catalogue.ROOT / name).glob("right/*.py")),
+            *(attempt.write(folder) for attempt in attempts(catalogue.find(name), "right")),
         ]
         for constants in constants_of_forms
     ]
@@ -76,15 +77,20 @@ def test_solutions_and_stubs_compile_for_hopper(compiled):
             assert "serialized" not in form["assembler"], form
 
 
-def told(name: str, wrong: str, test: str) -> tuple[str, list[str]]:
-    """What a learner is told of a wrong solution, and the lines of it."""
-    exercise = catalogue.find(name)
-    path = exercise.folder / "wrong" / f"{wrong}.py"
-    message = practice.run_tests(exercise, practice.load(path))[test]
-    return message, path.read_text("utf-8").splitlines()
+@pytest.fixture
+def told(tmp_path):
+    """told(exercise, wrong, test): what a learner is told of a wrong solution, and the lines of it."""
+
+    def run(name: str, wrong: str, test: str) -> tuple[str, list[str]]:
+        exercise = catalogue.find(name)
+        path = find(exercise, "wrong", wrong).write(tmp_path)
+        message = practice.run_tests(exercise, practice.load(path))[test]
+        return message, path.read_text("utf-8").splitlines()
+
+    return run
 
 
-def test_a_race_is_told_with_the_buffer_and_both_lines():
+def test_a_race_is_told_with_the_buffer_and_both_lines(told):
     message, lines = told("ring_of_tiles", "releases_under_the_product", "test_two_slots")
     found = re.fullmatch(
         r"With 3 tiles and 2 slots: A race: producer starts a TMA copy into left_tiles\[0\] in line (\d+), "
@@ -96,7 +102,7 @@ def test_a_race_is_told_with_the_buffer_and_both_lines():
     assert "async_copy_global_to_shared" in copy and "warpgroup_mma(" in product
 
 
-def test_a_deadlock_is_told_with_who_waits_where_for_what():
+def test_a_deadlock_is_told_with_who_waits_where_for_what(told):
     message, lines = told("ring_of_tiles", "never_releases", "test_two_slots")
     found = re.search(
         r"A deadlock: .*: producer waits in line (\d+) for empty\[0\], .*; consumer waits in line (\d+) "
@@ -107,12 +113,12 @@ def test_a_deadlock_is_told_with_who_waits_where_for_what():
     assert "wait(empty" in first and "wait(full" in second
 
 
-def test_a_deadlock_of_one_partition_names_it_alone():
+def test_a_deadlock_of_one_partition_names_it_alone(told):
     message, _ = told("ring_of_tiles", "no_expect", "test_one_tile")
     assert "consumer waits" in message and "producer" not in message
 
 
-def test_a_result_in_flight_is_told_with_its_line():
+def test_a_result_in_flight_is_told_with_its_line(told):
     message, lines = told("softmax_under_the_product", "rescales_in_flight", "test_two_tiles")
     found = re.search(r"Not waited for: consumer uses an accumulator in line (\d+) ", message)
     assert "accumulator * rescale" in lines[int(found[1]) - 1]
@@ -128,29 +134,29 @@ def test_an_error_in_a_kernel_is_told_with_its_line(tmp_path):
     assert message.startswith("TypeError: ") and message.endswith(f"(line {line} of your code)")
 
 
-def compile_forms() -> list[dict]:
+def compile_forms(folder: Path) -> list[dict]:
     from instruments.compile_report import _run, compile_configuration, inspect_compiled
     from kernels.configurations import Configuration
 
     descriptor = tiles_of(torch.empty(64, 64, dtype=torch.float16))
     tile = f"tensordesc<fp16{list(descriptor.block_shape)},{descriptor.layout!r}>"
     rows = []
-    for form in forms():
+    for form in forms(folder):
         exercise = catalogue.find(form["exercise"])
-        kernel = getattr(practice.load(ROOT / form["file"]), exercise.function)
+        kernel = getattr(practice.load(Path(form["file"])), exercise.function)
         types = {
             name: tile if kind == TILE else kind for name, kind in KERNELS[exercise.name][0].items()
         }
         kernel = compile_configuration(
             Configuration("", kernel, types, form["constants"], {"num_warps": 4}, (90,)), 90
         )
-        with tempfile.TemporaryDirectory() as folder:
-            ptx = Path(folder, "kernel.ptx")
-            ptx.write_text(kernel.asm["ptx"])
-            assembler = _run("ptxas", "-v", "-arch=sm_90a", ptx, "-o", Path(folder, "out"))
+        ptx = folder / "kernel.ptx"
+        ptx.write_text(kernel.asm["ptx"])
+        assembler = _run("ptxas", "-v", "-arch=sm_90a", ptx, "-o", folder / "out")
         rows.append({**form, **inspect_compiled(kernel), "assembler": assembler})
     return rows
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_forms()))
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(compile_forms(Path(folder))))
