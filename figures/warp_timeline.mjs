@@ -1,5 +1,5 @@
 // Warps over time. One SM runs FlashAttention-3's kernel on one tile of queries: what each partition
-// and each unit does in every cycle, and which slot of the rings holds which tile.
+// and each unit does in every cycle, and which slot of shared memory holds which tiles.
 
 // ---- the model ----------------------------------------------------------------------------------
 // Runs come from Python; instruments/warp_timeline.py says what the numbers of their rows mean.
@@ -46,7 +46,7 @@ export function shares({ cycles, products, exponentials, copies, stores }) {
 
 /** Of the steps with two products, QKᵀ and the PV of the tile before: how many there are, and in how many
  * a consumer issues both with no other's product between. */
-export function pairs({ products }) {
+export function stepsInOnePiece({ products }) {
   const issued = [...products].sort((one, other) => one[3] - other[3]);
   const starts = issued.slice(0, -1).map((row, at) => [row, issued[at + 1]])
     .filter(([[consumer, kind, tile]]) => kind === 0 &&
@@ -69,22 +69,28 @@ export function eventsOf(run) {
 const during = (cycle, start, end) => start <= cycle && cycle < end;
 const hasProducer = ({ loader }) => loader === "producer";
 const consumersOf = (run) => run.partitions.length - (hasProducer(run) ? 1 : 0);
-const slotOf = (run, { tiles }, tile) => (tiles - 1 - tile) % run.stages;
+// V is due one step after the K of the same keys.
+const slotOf = (run, { tiles }, tensor, tile) => (tiles - 1 - tile + (tensor - KEY)) % run.stages;
 
 // ---- the words ----------------------------------------------------------------------------------
 
 const PRODUCTS = ["QKᵀ", "PV"];
 const LETTERS = ["Q", "K", "V"];
 
-/** "V tile 5 (value.full[1], phase 0)": what a partition waits for at a barrier. */
+/** "K tile 4 and V tile 5", of a step: the first has no V, and the last no K. */
+const pairText = (data, step) => [KEY, VALUE].map((tensor) => [tensor, data.tiles - 1 - step + (tensor - KEY)])
+  .filter(([, tile]) => tile >= 0 && tile < data.tiles)
+  .map(([tensor, tile]) => `${LETTERS[tensor]} tile ${tile}`).join(" and ");
+
+/** "K tile 4 and V tile 5 (pairs.full[1], phase 0)": what a partition waits for at a barrier. */
 function barrierText(data, run, name, slot, phase) {
-  const barrier = `(${name}[${slot}], phase ${phase})`;
-  if (name === "turn") return `its turn ${barrier}`;
-  const [tensor, side] = name.split(".");
-  const letter = LETTERS[data.tensors.indexOf(tensor)];
-  if (letter === "Q") return side === "full" ? `its queries ${barrier}` : `the queries’ slot ${barrier}`;
-  if (side === "empty") return `${letter} slot ${slot} to be empty ${barrier}`;
-  return `${letter} tile ${data.tiles - 1 - (phase * run.stages + slot)} ${barrier}`;
+  const what = {
+    "turn": "its turn",
+    "queries.full": "its queries",
+    "pairs.empty": `slot ${slot} to be empty`,
+    "pairs.full": pairText(data, phase * run.stages + slot),
+  };
+  return `${what[name]} (${name}[${slot}], phase ${phase})`;
 }
 
 function doesText(data, run, [place, , , which, phase]) {
@@ -113,17 +119,18 @@ function partitionText(data, run, place, cycle) {
   return words + (flying.length ? `. In flight: ${flying.join(", ")}` : "");
 }
 
-function slotText(data, run, tensor, slot, cycle) {
-  const copy = run.copies.find((row) =>
-    row[0] === tensor && row[1] === slot && during(cycle, row[3], row[7]));
-  if (!copy) return `${slot}: empty`;
-  const tile = copy[2];
-  if (cycle < copy[6]) return `${slot}: tile ${tile}, arriving`;
-  const readers = run.products
-    .filter(([, kind, of, , start, end]) => kind + KEY === tensor && of === tile && during(cycle, start, end))
-    .map(([consumer]) => consumer);
-  const read = readers.length > 0 && `read for ${consumerName(run, readers[0])}`;
-  return `${slot}: tile ${tile}, ${read || "full"}`;
+/** "K tile 4, read for consumer 0; V tile 5, arriving": what a slot holds. */
+function slotText(data, run, slot, cycle) {
+  const held = run.copies.filter((row) =>
+    row[0] !== QUERY && row[1] === slot && during(cycle, row[3], row[7]));
+  const texts = held.map(([tensor, , tile, , , , landed]) => {
+    const readers = run.products
+      .filter(([, kind, of, , start, end]) => kind + KEY === tensor && of === tile && during(cycle, start, end))
+      .map(([consumer]) => consumerName(run, consumer));
+    const state = cycle < landed ? "arriving" : readers.length ? `read for ${readers[0]}` : "there";
+    return `${LETTERS[tensor]} tile ${tile}, ${state}`;
+  });
+  return texts.join("; ") || "empty";
 }
 
 const consumerName = (run, consumer) => (hasProducer(run) ? `consumer ${consumer}` : "the consumer");
@@ -146,12 +153,11 @@ function unitTexts(data, run, cycle) {
 export function momentTexts(data, run, cycle) {
   const names = run.partitions.map((_, place) => laneName(run, place));
   const units = unitTexts(data, run, cycle);
-  const slots = (tensor) => STAGES.slice(0, run.stages)
-    .map((_, slot) => slotText(data, run, tensor, slot, cycle)).join(" · ");
   return [
     ...names.map((name, place) => [name, partitionText(data, run, place, cycle)]),
     ["tensor cores", units.tensorCores], ["exponentials", units.exponentials],
-    ["copies", units.copies], ["K slots", slots(KEY)], ["V slots", slots(VALUE)],
+    ["copies", units.copies],
+    ...STAGES.slice(0, run.stages).map((_, slot) => [`slot ${slot}`, slotText(data, run, slot, cycle)]),
   ];
 }
 
@@ -160,10 +166,14 @@ function laneName(run, place) {
   return place === 0 ? "producer" : `consumer ${place - 1}`;
 }
 
+const OVERLAPS = {
+  none: "no overlap", maximum: "overlap of the maximum", softmax: "overlap of the softmax",
+};
+
 function settingText({ loader, stages, overlap, pingpong, head_dim, partitions }) {
   const who = loader === "producer" ? `A producer and ${partitions.length - 1} consumers` : "One consumer alone";
   const slots = `${stages} slot${stages > 1 ? "s" : ""}`;
-  return `${who}, ${slots}, ${overlap ? "overlap" : "no overlap"}` +
+  return `${who}, ${slots}, ${OVERLAPS[overlap]}` +
     `${loader === "producer" ? (pingpong ? ", pingpong" : ", no pingpong") : ""}, d = ${head_dim}`;
 }
 
@@ -177,32 +187,39 @@ export function changeText(run, before) {
   return `${formatPercent(Math.abs(ratio - 1))} ${ratio < 1 ? "fewer" : "more"}${each} than before`;
 }
 
+/** What an overlap puts under the product with V. */
+const OVERLAP_LESSONS = {
+  none: (underOwn) => "Each consumer waits for both of its products before its softmax: " +
+    `${underOwn} of the exponentials fall under a product of their own consumer.`,
+  maximum: (underOwn) => "Only the maxima of a tile’s rows are found while the product of the tile before with " +
+    `V is in flight. The exponentials come after it: ${underOwn} of them fall under a product of their own consumer.`,
+  softmax: (underOwn) => "The whole softmax of a tile may run while the product of the tile before with V is in " +
+    `flight: ${underOwn} of the exponentials fall under a product of their own consumer. The pair of tiles is ` +
+    "given back only after both.",
+};
+
 /** What the switch that changed does. */
 function lesson(run, before, { underOwn }) {
   const changed = before && SWITCHES.find((key) => run[key] !== before[key]);
   if (!before) return "Change a switch, and this says what it does; the setting before stays below the slots.";
   if (changed === "loader") {
     return hasProducer(run)
-      ? "The producer asks for a tile as soon as its slot is empty, and each consumer goes at its own pace."
+      ? "The producer asks for a pair of tiles as soon as its slot is empty, and each consumer goes at its own " +
+        "pace."
       : "Both warpgroups work in step as one consumer: while it does its softmax, it starts no copy.";
   }
   if (changed === "stages") {
-    return run.stages === 1 ? "A tile is asked for only when the one before it is used up."
-      : `Copies run up to ${run.stages} tiles ahead, so that their latency hides.`;
+    return run.stages === 1 ? "A pair of tiles is asked for only when the one before it is used up."
+      : `While one pair of tiles is multiplied, the next ${run.stages === 2 ? "" : "two "}can arrive: copies run ` +
+        "under products.";
   }
-  if (changed === "overlap") {
-    return run.overlap
-      ? "The softmax of a tile begins while the product of the tile before with V is in flight: " +
-        `${formatPercent(underOwn)} of the exponentials fall under a product of their own consumer.`
-      : "Each consumer waits for both of its products before its softmax: none of its exponentials " +
-        "runs under a product of its own.";
-  }
+  if (changed === "overlap") return OVERLAP_LESSONS[run.overlap](formatPercent(underOwn));
   if (changed === "pingpong") {
-    const { steps, whole } = pairs(run);
-    const found = `in ${whole} of ${steps} steps, before in ${pairs(before).whole}`;
+    const { steps, whole } = stepsInOnePiece(run);
+    const found = `in ${whole} of ${steps} steps, before in ${stepsInOnePiece(before).whole}`;
     return run.pingpong
       ? `In turns, a consumer issues the two products of a step in one piece: ${found}. That is an order; ` +
-        "this model, which serves whole products as they come, shows little gain from it or none."
+        "this model, which serves whole products as they come, shows little gain from it, none or a loss."
       : `Without turns the products of consumers may mix: those of a step come in one piece ${found}.`;
   }
   return run.head_dim === 64
@@ -259,9 +276,9 @@ const CSS = `
 .bf .wt-row { display: grid; grid-template-columns: 6.6rem 1fr; gap: 0 12px; min-height: 1.55em;
   padding-bottom: 2px; }
 .bf .wt-row > :first-child { color: var(--bf-muted); }
-@container (max-width: 639.9px) { .bf .wt-row { min-height: 2.9em; } }
+@container (max-width: 639.9px) { .bf .wt-row { min-height: 3em; } }
 @container (max-width: 479.9px) { .bf .wt-row { grid-template-columns: 5.4rem 1fr; }
-  .bf .wt-row[data-partition] { min-height: 4.4em; } .bf .wt-row[data-slots] { min-height: 4.4em; } }
+  .bf .wt-row[data-partition] { min-height: 4.4em; } }
 .bf .wt-numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1px;
   background: var(--bf-line); border-block: 1px solid var(--bf-line); }
 @container (max-width: 559.9px) { .bf .wt-numbers { grid-template-columns: 1fr 1fr; } }
@@ -305,11 +322,9 @@ function lanesOf(run) {
   add("exponentials", "exponentials", 16);
   add("copies", "copies", 16);
   y += 5;
-  for (const tensor of [KEY, VALUE]) {
-    for (let slot = 0; slot < LONGEST_RING; slot += 1) {
-      add(`${tensor}${slot}`, `${LETTERS[tensor]} slot ${slot}`, 15, 2);
-    }
-    y += 3;
+  for (let slot = 0; slot < LONGEST_RING; slot += 1) {
+    add(`slot${slot}${KEY}`, `slot ${slot}: K`, 15, 1);
+    add(`slot${slot}${VALUE}`, "V", 15, 5);
   }
   y += 2;
   lanes.floor = { y };
@@ -417,17 +432,18 @@ function chart(id) {
     }
 
     function slotBars() {
-      for (const tensor of [KEY, VALUE]) {
-        for (let slot = 0; slot < LONGEST_RING; slot += 1) {
-          const { y, height } = lanes[`${tensor}${slot}`];
+      for (let slot = 0; slot < LONGEST_RING; slot += 1) {
+        for (const tensor of [KEY, VALUE]) {
+          const lane = lanes[`slot${slot}${tensor}`];
+          const { y, height } = lane;
           const there = slot < run.stages;
-          track(lanes[`${tensor}${slot}`], run.cycles, there);
+          track(lane, run.cycles, there);
           if (!there) continue;
           const held = run.copies.filter((row) => row[0] === tensor && row[1] === slot);
           bars(held.map((row) => [row[3], row[6]]), y, height, "arriving");
           bars(held.map((row) => [row[6], row[7]]), y, height, "full");
           const read = run.products.filter(([, kind, tile]) =>
-            kind + KEY === tensor && slotOf(run, data, tile) === slot);
+            kind + KEY === tensor && slotOf(run, data, tensor, tile) === slot);
           bars(read.map((row) => row.slice(4)), y + height - 3, 3, tensor === KEY ? "scores" : "output");
           held.forEach((row) => label(row[6], row[7], y + 11, [`tile ${row[2]}`, `${row[2]}`], "wt-tile"));
         }
@@ -501,7 +517,6 @@ function momentTable() {
       const row = htmlNode("div", { class: "wt-row", role: "row", "data-lane": name },
         htmlNode("span", { role: "rowheader", text: name }), htmlNode("span", { role: "cell", text: words }));
       row.toggleAttribute("data-partition", place < partitions);
-      row.toggleAttribute("data-slots", name.endsWith("slots"));
       return row;
     }));
   }
@@ -535,9 +550,9 @@ function figureControls(id, model) {
   return {
     loader: control("loader", "Who loads", ["alone", "producer"],
       { alone: "consumer", producer: "producer" }),
-    stages: control("stages", "Slots of K, and of V", STAGES),
+    stages: control("stages", "Slots, each for a tile of K and one of V", STAGES),
     head_dim: control("head_dim", "Head dimension d", [64, 128]),
-    overlap: control("overlap", "Overlap: softmax under a product", [false, true], onOff),
+    overlap: control("overlap", "Overlap: runs under the product with V", Object.keys(OVERLAPS)),
     pingpong: control("pingpong", "Pingpong: take turns", [false, true], onOff),
   };
 }
@@ -643,8 +658,9 @@ function render({ model, el }) {
 
 const caption = ({ tiles, block_n, clock }) =>
   "The kernel’s own source runs on the simulator, one tile of queries against " +
-  `${tiles} tiles of ${block_n} keys, walked from the last to the first. What comes after what, and what ` +
-  "overlaps, is the kernel’s own. How long it takes is a model’s (HopperClock): each unit works at its " +
+  `${tiles} tiles of ${block_n} keys, walked from the last to the first. A slot takes what a step multiplies: ` +
+  "its tile of K, and the tile of V of the step before. What comes after what, and what overlaps, is the " +
+  "kernel’s own. How long it takes is a model’s (HopperClock): each unit works at its " +
   `data-sheet rate on one operation after the other; copies get ${clock.bytes_per_cycle} bytes a cycle and ` +
   `land ${clock.latency} cycles later, both assumed; what starts or synchronises something takes ` +
   `${clock.step}. It predicts no time. With so few tiles, beginning and end weigh more than in a long run. ` +

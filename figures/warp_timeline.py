@@ -20,8 +20,9 @@ class WarpTimeline(Figure):
     """One SM while FlashAttention-3's kernel runs one tile of queries, on the simulator.
 
     ``loader`` says who starts the loads: "producer", a warp of its own, or "alone", the consumers
-    themselves; then ``pingpong`` has no effect. ``stages`` is the number of slots for tiles of K, and
-    of V. ``cycle`` is where the time cursor stands. ``runs`` holds what is shown, as
+    themselves; then ``pingpong`` has no effect. ``stages`` is the number of slots, for a tile of K and a
+    tile of V each. ``overlap`` says what runs under the product with V. ``cycle`` is where the time
+    cursor stands. ``runs`` holds what is shown, as
     ``instruments.warp_timeline.timelines()`` gives it.
     """
 
@@ -29,15 +30,15 @@ class WarpTimeline(Figure):
     _alternative = (
         "Interactive figure: warps over time. It shows what the producer, the consumers, the tensor "
         "cores and the exponential unit of one multiprocessor do while FlashAttention-3's kernel runs "
-        "one tile of queries, and which slot holds which tile of K and V."
+        "one tile of queries, and which slot holds which tiles of K and V."
     )
 
     loader = traitlets.Enum(["alone", "producer"], "producer").tag(**STATE)
     stages = traitlets.Enum([1, 2, 3], 2).tag(**STATE)
-    overlap = traitlets.Bool(True).tag(**STATE)
-    pingpong = traitlets.Bool(True).tag(**STATE)
+    overlap = traitlets.Enum(["none", "maximum", "softmax"], "maximum").tag(**STATE)
+    pingpong = traitlets.Bool(False).tag(**STATE)
     head_dim = traitlets.Enum([64, 128], 128).tag(**STATE)
-    cycle = traitlets.Int(7600, min=0).tag(**STATE)
+    cycle = traitlets.Int(9250, min=0).tag(**STATE)
     runs = traitlets.Dict(default_value=recorded_runs()).tag(**STATE)
 
     @traitlets.validate("runs")

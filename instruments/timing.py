@@ -17,6 +17,7 @@ import kernels
 
 # Writing this much between two calls pushes earlier data out of the L2 cache of every current GPU.
 _CACHE_BYTES = 256 * 2**20
+_CYCLES_A_SECOND = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ def time_interleaved(
     """Time functions of no arguments, taking turns.
 
     Args:
-        functions: name to function; each is called once untimed first.
+        functions: name to function; each is called untimed first.
         rounds: how often each gets its turn.
         milliseconds_a_round: about how long a turn lasts; at least three calls are made.
 
     Returns:
-        Name to :class:`Timing`. On a GPU the L2 cache is overwritten before each call and the time is
-        taken by events on the device; on the CPU by the wall clock.
+        Name to :class:`Timing`. On a GPU the L2 cache is overwritten before each call, the time is taken by
+        events on the device, and only the later half of a turn counts, since the clock follows the power
+        that was drawn before; on the CPU by the wall clock.
     """
     on_gpu = kernels.device().type == "cuda"
     time_call = _time_on_gpu if on_gpu else _time_on_cpu
@@ -66,12 +68,12 @@ def time_interleaved(
     calls = {}
     for name, function in functions.items():
         function()  # compiles, and allocates what is then reused
-        once = time_call(function, cache, 1)[0]
+        once = time_call(function, cache, 2)[-1]
         calls[name] = max(3, min(200, int(milliseconds_a_round / max(once, 1e-3))))
     taken: dict[str, list[float]] = {name: [] for name in functions}
     turns = random.Random(0)
     for _ in range(rounds):
-        # In a new order each round: a GPU at its power limit runs slower after a kernel that took more.
+        # In a new order each round, so that each comes after each.
         for name in turns.sample(list(functions), len(functions)):
             taken[name].append(statistics.median(time_call(functions[name], cache, calls[name])))
     return {name: Timing(tuple(times)) for name, times in taken.items()}
@@ -79,13 +81,18 @@ def time_interleaved(
 
 def _time_on_gpu(function: Callable, cache: torch.Tensor, calls: int) -> list[float]:
     starts, ends = ([torch.cuda.Event(enable_timing=True) for _ in range(calls)] for _ in range(2))
+    began = time.perf_counter()
+    function()
+    a_call = time.perf_counter() - began
+    # The GPU sleeps until all calls are queued. Otherwise a short kernel's time is that of its launch.
+    torch.cuda._sleep(int(_CYCLES_A_SECOND * 1.5 * a_call * calls))
     for start, end in zip(starts, ends, strict=True):
         cache.zero_()
         start.record()
         function()
         end.record()
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)]
+    return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)][calls // 2 :]
 
 
 def _time_on_cpu(function: Callable, cache: torch.Tensor, calls: int) -> list[float]:

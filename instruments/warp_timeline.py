@@ -18,7 +18,7 @@ import torch
 
 from instruments.gluon_simulator import HopperClock, Run, Span, simulate
 from instruments.gluon_simulator.clocks import COPIES, EXPONENTIALS, FLOAT32, STEP, TENSOR_CORES
-from kernels.flash3 import Design, launch
+from kernels.flash3 import OVERLAPS, Design, launch
 from kernels.flash3_kernel import flash3_kernel
 
 RECORDED = Path(__file__).parents[1] / "figures" / "warp_timeline.json"
@@ -30,19 +30,17 @@ TILES = 6
 # With a producer: as many consumers as their registers allow, 64 queries each.
 WARPGROUPS = {64: 3, 128: 2}
 
-# What a partition does, or waits for; rows of a run's ``partitions`` name it by its place here.
+# What a partition does, or waits for: a unit, its own store, or a barrier as the kernel calls it. Rows of a
+# run's ``partitions`` name it by its place here.
 DOES = (
     "work",
     "products",
     "store",
     EXPONENTIALS,
     FLOAT32,
-    "query.full",
-    "query.empty",
-    "key.full",
-    "key.empty",
-    "value.full",
-    "value.empty",
+    "queries.full",
+    "pairs.full",
+    "pairs.empty",
     "turn",
 )
 TENSORS = ("query", "key", "value")
@@ -54,7 +52,7 @@ SHORT_WAIT = 150
 
 def settings() -> Iterator[dict]:
     """Every setting of the figure."""
-    switches = itertools.product(HEAD_DIMS, ("alone", "producer"), STAGES, (False, True))
+    switches = itertools.product(HEAD_DIMS, ("alone", "producer"), STAGES, OVERLAPS)
     for head_dim, loader, stages, overlap in switches:
         for pingpong in (False, True) if loader == "producer" else (False,):
             yield {
@@ -70,7 +68,8 @@ def design_of(setting: dict) -> Design:
     """How the kernel is launched in a setting.
 
     The output leaves through the queries' memory: for one tile of queries that changes nothing, and three
-    slots fit beside it.
+    slots fit beside it. The accumulator is rescaled together with the softmax, so that arithmetic after a
+    product of scores is that tile's.
     """
     specialized = setting["loader"] == "producer"
     return Design(
@@ -79,6 +78,7 @@ def design_of(setting: dict) -> Design:
         stages=setting["stages"],
         specialized=specialized,
         overlap=setting["overlap"],
+        rescale_late=False,
         pingpong=setting["pingpong"],
         persistent=False,
         output_apart=False,
@@ -112,7 +112,8 @@ def timelines() -> dict:
     * ``products``: ``[consumer, 0 of scores or 1 of the output, tile, issued, start, end]``
     * ``exponentials``: ``[consumer, tile, start, end]``
     * ``copies``: ``[place in tensors, slot, tile, asked for, start, end, landed, released]``; of queries
-      the slot is the consumer's. Of what is never released, the run's end.
+      the slot is the consumer's. A slot of K and V is full when both have landed, and they are released
+      together.
     * ``stores``: ``[consumer, asked for, start, end, done]``
 
     ``clock`` holds the assumptions that no data sheet gives.
@@ -184,19 +185,19 @@ def exponentials(run: Run, consumers: dict) -> list[list]:
 
 def copies(run: Run, consumers: dict) -> tuple[list[list], list[list]]:
     """Loads and stores. Each is recorded just after the copy engine's share in it."""
-    released = defaultdict(list)
+    completed = defaultdict(list)
     for span in run.trace:
-        if span.name == "phase" and ".empty" in span.lane:
-            released[tensor_of(span.lane), slot_of(span.lane)].append(span.end)
+        if span.name == "phase":
+            completed[barrier_of(span.lane)].append(span.end)
     loads, stores, engine = [], [], None
     for span in run.trace:
         if span.lane == COPIES:
             engine = span
         elif span.name == "fill":
             tensor, slot = tensor_of(span.buffer), slot_of(span.buffer)
-            ends = released[tensor, slot]
-            until = ends.pop(0) if ends else run.cycles
-            times = span.start, engine.start, engine.end, span.end, until
+            empty = "queries.empty" if tensor == "query" else "pairs.empty"
+            released = next(time for time in completed[empty, slot] if time >= span.end)
+            times = span.start, engine.start, engine.end, span.end, released
             loads.append([TENSORS.index(tensor), slot, tile_of(span), *map(round, times)])
         elif span.name == "drain":
             times = span.start, engine.start, engine.end, span.end
@@ -243,20 +244,22 @@ def waited_for(span: Span, phases: dict) -> list:
         return [DOES.index("products"), *times]
     if span.buffer == "store_wait":
         return [DOES.index("store"), *times]
-    place = slot_of(span.buffer), phases[span.buffer, span.end]
-    if ".turn" in span.buffer:
-        return [DOES.index("turn"), *times, *place]
-    side = "full" if ".full" in span.buffer else "empty"
-    return [DOES.index(f"{tensor_of(span.buffer)}.{side}"), *times, *place]
+    name, slot = barrier_of(span.buffer)
+    return [DOES.index(name), *times, slot, phases[span.buffer, span.end]]
 
 
 def tensor_of(buffer: str) -> str:
-    """Whose ring a buffer or a barrier belongs to."""
+    """Whose tiles a buffer holds."""
     return next(tensor for tensor in TENSORS if tensor in buffer)
 
 
+def barrier_of(label: str) -> tuple[str, int]:
+    """The barrier's name, without whose it is, and its slot."""
+    return label.removeprefix("shared.").partition("[")[0], slot_of(label)
+
+
 def slot_of(buffer: str) -> int:
-    """The slot in its name; a ring of one slot has none there."""
+    """The slot in its name; where there is only one it has none there."""
     slot = re.search(r"\[(\d+)\]$", buffer)
     return int(slot[1]) if slot else 0
 
@@ -266,12 +269,10 @@ def tile_of(span: Span) -> int:
     return span.tile[2] // BLOCK_N
 
 
-def as_json() -> str:
-    """The runs as the figure's own file holds them, a run a line."""
-    return (
-        json.dumps(timelines(), separators=(",", ":")).replace('{"head_dim', '\n{"head_dim') + "\n"
-    )
+def as_json(runs: dict) -> str:
+    """:func:`timelines` as the figure's own file holds them, a run a line."""
+    return json.dumps(runs, separators=(",", ":")).replace('{"head_dim', '\n{"head_dim') + "\n"
 
 
 if __name__ == "__main__":
-    RECORDED.write_text(as_json(), "utf-8")
+    RECORDED.write_text(as_json(timelines()), "utf-8")

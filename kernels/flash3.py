@@ -27,6 +27,7 @@ Source: Shah et al., *FlashAttention-3: Fast and Accurate Attention with Asynchr
 (2024).
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class Design:
         return 4 if self.specialized else 4 * self.warpgroups
 
 
+@functools.cache
 def shipped_design(head_dim: int) -> Design:
     """The design that :func:`attention` uses for a head dimension."""
     block_d = padded_head_dim(head_dim)
@@ -122,6 +124,7 @@ def shipped_design(head_dim: int) -> Design:
     return Design(block_n=64, output_apart=False, rescale_late=True)
 
 
+@functools.cache
 def padded_head_dim(head_dim: int) -> int:
     """Columns of a tile: a power of two, of at least the 128 bytes in which a tile is swizzled."""
     return max(64, triton.next_power_of_2(head_dim))
@@ -249,8 +252,12 @@ def _heads_together(query, key, blocks: int, programs: int) -> int:
 
 
 def _descriptor(tensor: torch.Tensor, tile: list[int]) -> TensorDescriptor:
-    layout = gl.NVMMASharedLayout.get_default_for(tile, getattr(gl, str(tensor.dtype)[6:]))
-    return TensorDescriptor.from_tensor(tensor, tile, layout)
+    return TensorDescriptor.from_tensor(tensor, tile, _layout(tuple(tile), tensor.dtype))
+
+
+@functools.cache  # it takes the host longer than the rest of a descriptor
+def _layout(tile: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for(list(tile), getattr(gl, str(dtype)[6:]))
 
 
 def _readable(tensor: torch.Tensor) -> torch.Tensor:

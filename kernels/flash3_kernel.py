@@ -354,51 +354,13 @@ def flash3_kernel(
     if CONSUMERS > 1:
         # The producer is the first partition, whose registers are what the others leave. The arguments are
         # written out, because in a variable the constants among them would become run-time values.
-        gl.warp_specialize(
-            [
-                (producer, (given, shared, CAUSAL)),
-                (
-                    consumer,
-                    (
-                        gl.constexpr(0),
-                        given,
-                        shared,
-                        CAUSAL,
-                        OVERLAP,
-                        RESCALE_LATE,
-                        PINGPONG,
-                        APART,
-                    ),
-                ),
-                (
-                    consumer,
-                    (
-                        gl.constexpr(1),
-                        given,
-                        shared,
-                        CAUSAL,
-                        OVERLAP,
-                        RESCALE_LATE,
-                        PINGPONG,
-                        APART,
-                    ),
-                ),
-                (
-                    consumer,
-                    (
-                        gl.constexpr(2),
-                        given,
-                        shared,
-                        CAUSAL,
-                        OVERLAP,
-                        RESCALE_LATE,
-                        PINGPONG,
-                        APART,
-                    ),
-                ),
-            ][: 1 + CONSUMERS],
-            [4] * CONSUMERS,
-            [REGISTERS] * CONSUMERS,
-        )
+        # fmt: off
+        gl.warp_specialize([
+            (producer, (given, shared, CAUSAL)),
+            (consumer, (gl.constexpr(0), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
+            (consumer, (gl.constexpr(1), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
+            (consumer, (gl.constexpr(2), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
+        ][: 1 + CONSUMERS], [4] * CONSUMERS, [REGISTERS] * CONSUMERS)
+        # fmt: on
     else:
         consumer(gl.constexpr(0), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)

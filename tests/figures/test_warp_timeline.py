@@ -15,8 +15,10 @@ def run_of(**setting):
     return next(run for run in RUNS if all(run[key] == value for key, value in setting.items()))
 
 
-PIPELINED = run_of(head_dim=128, loader="producer", stages=2, overlap=True, pingpong=True)
-ALONE = run_of(head_dim=128, loader="alone", stages=1, overlap=False)
+SHIPPED = run_of(head_dim=128, loader="producer", stages=2, overlap="maximum", pingpong=False)
+THREE = run_of(head_dim=64, loader="producer", stages=3, overlap="softmax", pingpong=True)
+ALONE = run_of(head_dim=128, loader="alone", stages=1, overlap="none")
+KINDS = {"K": 1, "V": 2}  # a letter's place in DATA["tensors"]
 
 
 def cycles_under(exponentials, products):
@@ -50,25 +52,33 @@ def expected(run):
 
 def test_every_share_is_the_runs(in_node):
     shares = in_node("warp_timeline", "data.map(figure.shares)", RUNS)
-    assert len(shares) == 36
     for run, found in zip(RUNS, shares, strict=True):
         assert found == expected(run)
 
 
+def steps_of(run):
+    """Steps with two products, and in how many a consumer issues both in one piece."""
+    issued = [row[:3] for row in sorted(run["products"], key=lambda row: row[3])]
+    steps = [row for row in issued if row[1] == 0 and row[2] < DATA["tiles"] - 1]
+    whole = [row for row in steps if issued[issued.index(row) + 1] == [row[0], 1, row[2] + 1]]
+    return {"steps": len(steps), "whole": len(whole)}
+
+
 def test_it_counts_the_steps_whose_products_stay_together(in_node):
-    counts = in_node("warp_timeline", "data.map(figure.pairs)", RUNS)
+    counts = in_node("warp_timeline", "data.map(figure.stepsInOnePiece)", RUNS)
     for run, found in zip(RUNS, counts, strict=True):
-        issued = [row[:3] for row in sorted(run["products"], key=lambda row: row[3])]
-        steps = [row for row in issued if row[1] == 0 and row[2] < DATA["tiles"] - 1]
-        whole = [row for row in steps if issued[issued.index(row) + 1] == [row[0], 1, row[2] + 1]]
-        assert found == {"steps": len(steps), "whole": len(whole)}
+        assert found == steps_of(run)
         if run["pingpong"]:
-            assert steps and whole == steps
+            assert 0 < found["steps"] == found["whole"]
 
 
 def test_every_setting_has_its_run(in_node):
     choices = itertools.product(
-        ("alone", "producer"), (1, 2, 3), (False, True), (False, True), (64, 128)
+        ("alone", "producer"),
+        (1, 2, 3),
+        ("none", "maximum", "softmax"),
+        (False, True),
+        (64, 128),
     )
     settings = [dict(zip(SWITCHES, choice, strict=True)) for choice in choices]
     found = in_node(
@@ -81,106 +91,128 @@ def test_every_setting_has_its_run(in_node):
         assert {key: run[key] for key in SWITCHES} == setting
 
 
-def texts(in_node, run, cycles):
+def texts(in_node, asked):
+    """The words of runs, each at its cycles."""
     found = in_node(
         "warp_timeline",
-        "data.cycles.map((cycle) => figure.momentTexts(data.runs, data.run, cycle))",
-        {"runs": DATA, "run": run, "cycles": cycles},
+        "data.asked.map(([run, cycles]) =>"
+        " cycles.map((cycle) => figure.momentTexts(data.runs, run, cycle)))",
+        {"runs": DATA, "asked": asked},
     )
-    return [dict(each) for each in found]
+    return [[dict(words) for words in of_a_run] for of_a_run in found]
 
 
-@pytest.mark.parametrize("run", [PIPELINED, RUNS[17], ALONE], ids=["shipped", "three", "alone"])
-def test_its_words_say_what_the_rows_say(in_node, run):
-    producer = run["loader"] == "producer"
-    cycles = list(range(0, run["cycles"] + 1, 97))
-    for cycle, words in zip(cycles, texts(in_node, run, cycles), strict=True):
-        products = [row for row in run["products"] if row[4] <= cycle < row[5]]
-        assert (words["tensor cores"] == "idle") == (not products)
-        for consumer, kind, tile, *_ in products:
-            who = f"consumer {consumer}" if producer else "the consumer"
-            assert words["tensor cores"] == f"{('QKᵀ', 'PV')[kind]} {tile} of {who}"
-        exponentials = [row for row in run["exponentials"] if row[2] <= cycle < row[3]]
-        assert (words["exponentials"] == "idle") == (not exponentials)
-        for tensor, letter in ((1, "K"), (2, "V")):
-            slots = words[f"{letter} slots"].split(" · ")
-            assert len(slots) == run["stages"]
-            for slot, said in enumerate(slots):
-                held = [
-                    row
-                    for row in run["copies"]
-                    if row[:2] == [tensor, slot] and row[3] <= cycle < row[7]
-                ]
-                if not held:
-                    assert said == f"{slot}: empty"
-                    continue
-                assert said.startswith(f"{slot}: tile {held[0][2]}, ")
-                assert said.endswith("arriving") == (cycle < held[0][6])
-                reading = [row for row in products if [1 + row[1], row[2]] == [tensor, held[0][2]]]
-                assert ("read for" in said) == bool(reading)
-        names = ["producer"] if producer else []
-        names += [f"consumer {i}" for i in range(3)] if producer else ["consumer"]
-        for name, rows in zip(names, run["partitions"], strict=False):
-            does = [DATA["does"][row[0]] for row in rows if row[1] <= cycle < row[2]]
-            said = words[name]
-            assert said.startswith("waits ") == bool(does and does[0] != "work"), (cycle, said)
-            if does and ("." in does[0] or does[0] == "turn"):
-                *_, slot, phase = next(row for row in rows if row[1] <= cycle < row[2])
-                assert f"({does[0]}[{slot}], phase {phase})" in said
-
-
-@pytest.mark.parametrize("run", [PIPELINED, ALONE], ids=["shipped", "alone"])
-def test_a_wait_names_the_tile_that_ends_it(in_node, run):
-    """A consumer that waits for K or V names the tile that lands as the wait ends."""
-    waits = [
-        (place, start, end, DATA["does"][does][0].upper())
-        for place, rows in enumerate(run["partitions"])
-        for does, start, end, *_ in rows
-        if DATA["does"][does] in ("key.full", "value.full")
+def held_in(run, slot, cycle):
+    """What of K and V is in a slot or on its way there."""
+    return [
+        row
+        for row in run["copies"]
+        if row[0] in KINDS.values() and row[1] == slot and row[3] <= cycle < row[7]
     ]
-    assert waits
-    said = texts(in_node, run, [start for _, start, *_ in waits])
-    for (place, _, end, letter), words in zip(waits, said, strict=True):
-        (landed,) = [row for row in run["copies"] if row[6] == end and "QKV"[row[0]] == letter]
-        assert list(words.values())[place].startswith(f"waits for {letter} tile {landed[2]} (")
+
+
+def test_its_words_say_what_the_rows_say(in_node):
+    asked = [[run, list(range(0, run["cycles"] + 1, 97))] for run in (SHIPPED, THREE, ALONE)]
+    for (run, cycles), said in zip(asked, texts(in_node, asked), strict=True):
+        for cycle, words in zip(cycles, said, strict=True):
+            check_units(run, cycle, words)
+            check_slots(run, cycle, words)
+            check_partitions(run, cycle, words)
+
+
+def check_units(run, cycle, words):
+    producer = run["loader"] == "producer"
+    products = [row for row in run["products"] if row[4] <= cycle < row[5]]
+    assert (words["tensor cores"] == "idle") == (not products)
+    for consumer, kind, tile, *_ in products:
+        who = f"consumer {consumer}" if producer else "the consumer"
+        assert words["tensor cores"] == f"{('QKᵀ', 'PV')[kind]} {tile} of {who}"
+    exponentials = [row for row in run["exponentials"] if row[2] <= cycle < row[3]]
+    assert (words["exponentials"] == "idle") == (not exponentials)
+
+
+def check_slots(run, cycle, words):
+    assert [lane for lane in words if lane.startswith("slot")] == [
+        f"slot {slot}" for slot in range(run["stages"])
+    ]
+    for slot in range(run["stages"]):
+        held = held_in(run, slot, cycle)
+        said = words[f"slot {slot}"]
+        if not held:
+            assert said == "empty"
+            continue
+        for part, (kind, _, tile, *_, landed, _) in zip(said.split("; "), held, strict=True):
+            assert part.startswith(f"{' KV'[kind]} tile {tile}, ")
+            assert part.endswith("arriving") == (cycle < landed)
+            reading = any(
+                row[1:3] == [kind - 1, tile] and row[4] <= cycle < row[5] for row in run["products"]
+            )
+            assert ("read for" in part) == reading
+
+
+def check_partitions(run, cycle, words):
+    names = ["consumer"]
+    if run["loader"] == "producer":
+        names = ["producer", *(f"consumer {i}" for i in range(len(run["partitions"]) - 1))]
+    for name, rows in zip(names, run["partitions"], strict=True):
+        (row,) = [row for row in rows if row[1] <= cycle < row[2]] or [None]
+        does = row and DATA["does"][row[0]]
+        assert words[name].startswith("waits ") == (does not in (None, "work")), (cycle, words)
+        if does and ("." in does or does == "turn"):
+            *_, slot, phase = row
+            assert f"({does}[{slot}], phase {phase})" in words[name]
+
+
+def test_a_wait_names_the_tiles_that_it_is_for(in_node):
+    """A consumer that waits names what is on its way to the slot; the last of it ends the wait."""
+    asked, ends = [], []
+    for run in RUNS:
+        waits = [
+            (place, start, end, slot)
+            for place, rows in enumerate(run["partitions"])
+            for does, start, end, *rest in rows
+            if DATA["does"][does] == "pairs.full"
+            for slot, _ in [rest]
+        ]
+        assert waits
+        asked.append([run, [end - 1 for _, _, end, _ in waits]])
+        ends.append(waits)
+    for (run, _), waits, said in zip(asked, ends, texts(in_node, asked), strict=True):
+        for (place, _, end, slot), words in zip(waits, said, strict=True):
+            held = held_in(run, slot, end - 1)
+            assert max(row[6] for row in held) == end
+            names = " and ".join(f"{' KV'[kind]} tile {tile}" for kind, _, tile, *_ in held)
+            assert list(words.values())[place].startswith(f"waits for {names} (pairs.full[{slot}]")
 
 
 def test_events_are_all_times_in_order(in_node):
-    events = in_node("warp_timeline", "figure.eventsOf(data)", PIPELINED)
+    events = in_node("warp_timeline", "figure.eventsOf(data)", SHIPPED)
     assert events == sorted(set(events))
-    assert events[0] == 0 and events[-1] == PIPELINED["cycles"]
-    assert {row[3] for row in PIPELINED["products"]} <= set(events)
+    assert events[0] == 0 and events[-1] == SHIPPED["cycles"]
+    assert {row[3] for row in SHIPPED["products"]} <= set(events)
 
 
-CHANGES = [
-    {},
-    {"pingpong": False},
-    {"stages": 1},
-    {"overlap": False},
-    {"loader": "alone", "pingpong": False},
-]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_the_change_counts_cycles(in_node, change):
-    before = run_of(**{key: PIPELINED[key] for key in SWITCHES} | change)
-    said = in_node("warp_timeline", "figure.changeText(data[0], data[1])", [PIPELINED, before])
-    ratio = PIPELINED["cycles"] / before["cycles"]
-    if change == {}:
-        assert said == "as many as before"
-    else:
-        word = "fewer" if ratio < 1 else "more"
-        assert said == f"{100 * abs(ratio - 1):.1f}% {word} than before"
-
-
-def test_the_change_counts_a_query_where_their_number_differs(in_node):
-    three = run_of(head_dim=64, loader="producer", stages=2, overlap=True, pingpong=False)
-    one = run_of(head_dim=64, loader="alone", stages=2, overlap=True)
-    said = in_node("warp_timeline", "figure.changeText(data[0], data[1])", [three, one])
-    ratio = three["cycles"] / 192 / (one["cycles"] / 128)
-    assert said == f"{100 * (1 - ratio):.1f}% fewer a query than before"
-    other = in_node("warp_timeline", "figure.changeText(data[0], data[1])", [three, PIPELINED])
-    assert other == "other work: compare shares"
+def test_the_change_counts_cycles_of_the_same_work(in_node):
+    changes = [
+        {},
+        {"pingpong": True},
+        {"stages": 1},
+        {"overlap": "none"},
+        {"loader": "alone", "pingpong": False},
+    ]
+    shipped = {key: SHIPPED[key] for key in SWITCHES}
+    settings = [[SHIPPED, run_of(**shipped | change)] for change in changes]
+    # Three consumers of 64 queries against one of 128; and another head dimension.
+    one = run_of(head_dim=64, loader="alone", stages=3, overlap="softmax")
+    settings += [[THREE, one], [THREE, SHIPPED]]
+    said = in_node("warp_timeline", "data.map((two) => figure.changeText(...two))", settings)
+    words = ["as many as before"]
+    for _, before in settings[1:-2]:
+        ratio = SHIPPED["cycles"] / before["cycles"]
+        words.append(f"{100 * abs(ratio - 1):.1f}% {'fewer' if ratio < 1 else 'more'} than before")
+    ratio = THREE["cycles"] / 192 / (one["cycles"] / 128)
+    words.append(f"{100 * (1 - ratio):.1f}% fewer a query than before")
+    assert said == [*words, "other work: compare shares"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +221,7 @@ def test_the_change_counts_a_query_where_their_number_differs(in_node):
         ({"loader": "nobody"}, "loader.*alone.*producer.*nobody"),
         ({"stages": 4}, "stages.*1, 2.*4"),
         ({"head_dim": 256}, "head_dim.*64.*256"),
-        ({"overlap": 0.5}, "overlap.*boolean.*0.5"),
+        ({"overlap": True}, "overlap.*none.*maximum.*softmax.*True"),
         ({"cycle": -1}, "cycle.*-1"),
         ({"runs": {}}, "runs must hold a run for every setting.*none for"),
         ({"window": 4}, "no option 'window'.*stages"),

@@ -46,7 +46,7 @@ def test_a_seed_decides_the_times_and_nothing_else():
 
 def test_a_clock_gives_a_schedule_and_a_design_changes_it():
     inputs = tensors(128, 512)
-    plain = Design(128, stages=1, specialized=False, overlap=False, pingpong=False)
+    plain = Design(128, stages=1, specialized=False, overlap="none")
     alone, shipped = (
         simulated_flash3.run(*inputs, design=design, clock=HopperClock()).run.cycles
         for design in (plain, Design(128))
