@@ -16,7 +16,7 @@ endif
 help:
 	@echo 'make book     build the website into _build/html              1 minute'
 	@echo 'make serve    build it and serve it (PORT=8000)               1 minute'
-	@echo 'make test     run every test (WORKERS=2)                      10 minutes'
+	@echo 'make test     run every test (WORKERS=2)                      20 minutes'
 	@echo 'make lab      open the chapters in JupyterLab                 seconds'
 	@echo 'make record   run the chapters on this GPU, keep the outputs  2 minutes a chapter'
 	@echo '              (CHAPTERS="01 02" for some of them)'
@@ -39,7 +39,7 @@ serve: book
 # One thread a worker: the interpreter is single-threaded NumPy, and threads would only get in each
 # other's way.
 test: full-environment
-	@echo 'Running every test: about 10 minutes on 2 cores …'
+	@echo 'Running every test: about 20 minutes on 2 cores …'
 	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) --dist loadgroup
 
 lab: full-environment
