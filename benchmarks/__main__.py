@@ -35,6 +35,7 @@ SWEEPS = (
     "ablation --experiment flash3_ablation",
     "numerical_error --experiment numerical_error",
     "flash3_profile --experiment flash3_profile",
+    "copy_rate --experiment copy_rate",
 )
 
 
