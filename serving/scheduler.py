@@ -343,7 +343,8 @@ class Scheduler:
 
     def _preempt(self, group: SequenceGroup, plan: StepPlan) -> None:
         plan.preempted.append(group.number)
-        # What a suspect has computed is little, and it should not wait for a swap.
+        # A suspect is never swapped: let in and pushed out by the same plan, it would be swapped out
+        # before it was swapped in.
         if self.preemption == "swap" and not group.failures:
             try:
                 plan.swap_out += self.allocator.swap_out(self._allocated(group))

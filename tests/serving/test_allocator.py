@@ -133,6 +133,36 @@ def test_swapping_moves_shared_blocks_once_and_back():
     check_pools(allocator)
 
 
+def test_a_prefix_is_found_again_after_its_holder_was_swapped_in():
+    allocator = Allocator(4, 4, block_size=2)
+    tokens = [1, 2, 3]
+    written(allocator, 0, tokens)
+    allocator.swap_out([0])
+    allocator.allocate(1, [9] * 8)  # evicts what was left on the GPU
+    allocator.free(1)
+    allocator.swap_in([0])
+    allocator.commit(0, tokens, 3)
+    assert allocator.allocate(2, tokens) == 2
+    assert allocator.tables[2].blocks[0] == allocator.tables[0].blocks[0]
+
+
+def test_forks_that_went_different_ways_are_told_apart():
+    allocator = Allocator(16, block_size=2)
+    tokens = [[1, 2], [1, 2]]
+    written(allocator, 0, tokens[0])
+    allocator.fork(0, 1)
+    for pair in [(3, 5), (4, 6), (7, 7), (8, 8)]:
+        allocator.append([0, 1])
+        for number, token in enumerate(pair):
+            tokens[number].append(token)
+            allocator.commit(number, tokens[number], len(tokens[number]))
+    last = [allocator.tables[number].blocks[-1] for number in range(2)]
+    assert last[0] != last[1]
+    for number in range(2):
+        assert allocator.allocate(2 + number, [*tokens[number], 0]) == 6
+        assert allocator.tables[2 + number].blocks[2] == last[number]
+
+
 @pytest.mark.parametrize(
     "operation",
     [

@@ -14,10 +14,10 @@ from tests.serving.memory import check_pools
 from tests.serving.worker import (
     Worker,
     WorkerFault,
-    check_plan,
     check_scheduler,
     expected_outputs,
     make_flaky,
+    schedule,
 )
 
 
@@ -27,8 +27,7 @@ def make(gpu_blocks=16, cpu_blocks=0, block_size=2, watermark=0.0, **options) ->
 
 
 def step(scheduler: Scheduler, worker: Worker):
-    plan = scheduler.schedule()
-    check_plan(scheduler, plan)
+    plan = schedule(scheduler)
     scheduler.finish_step(worker.execute(plan))
     check_pools(scheduler.allocator)
     check_scheduler(scheduler)
@@ -79,6 +78,19 @@ def test_a_long_prompt_is_computed_in_chunks_beside_tokens_of_others():
         [(0, 1), (1, 2)],
     ]
     assert [plan.runs[1].samples for plan in plans] == [False, False, False, True]
+
+
+def test_a_group_that_the_budget_cannot_hold_whole_lets_a_smaller_one_run():
+    scheduler = make(token_budget=3)
+    worker = Worker(scheduler)
+    for parallel in (2, 2, 1):
+        scheduler.add([parallel], max_new_tokens=2, parallel=parallel)
+    plans = run_to_the_end(scheduler, worker)
+    assert [tokens_of(plan) for plan in plans] == [
+        [(0, 1), (1, 1), (2, 1)],
+        [(0, 1), (0, 1), (2, 1)],
+        [(1, 1), (1, 1)],
+    ]
 
 
 def test_requests_join_and_leave_between_steps():
@@ -216,7 +228,7 @@ def test_a_cancelled_request_leaves_nothing_behind(when):
     while when == "swapped" and group.state is not State.SWAPPED:
         step(scheduler, worker)
     if when == "during a step":
-        plan = scheduler.schedule()
+        plan = schedule(scheduler)
     assert scheduler.cancel(group.number)
     assert group.state is State.CANCELLED
     assert not scheduler.cancel(group.number)
@@ -247,7 +259,7 @@ def test_a_request_that_breaks_every_step_ends_alone():
     groups = [scheduler.add([token] * 3, max_new_tokens=4) for token in range(4)]
     poison = groups[2].number
     while scheduler.groups:
-        plan = scheduler.schedule()
+        plan = schedule(scheduler)
         if poison in {run.request for run in plan.runs}:
             ended = scheduler.fail_step(WorkerFault("out of memory"))
             assert ended in ([], [groups[2]])
@@ -264,11 +276,55 @@ def test_a_request_that_breaks_every_step_ends_alone():
     check_empty(scheduler)
 
 
+def test_after_a_failed_step_each_runs_alone_until_its_next_token():
+    scheduler = make()
+    worker = Worker(scheduler)
+    groups = [scheduler.add([token], max_new_tokens=5) for token in (1, 2)]
+    for expected in ([0, 1], [0], [1], [0, 1], [0], [1], [0, 1]):
+        plan = schedule(scheduler)
+        assert [run.request for run in plan.runs] == expected
+        if len(expected) == 2:
+            assert scheduler.fail_step(WorkerFault()) == []
+        else:
+            scheduler.finish_step(worker.execute(plan))
+    run_to_the_end(scheduler, worker)
+    for group in groups:
+        assert group.outputs == expected_outputs(group, beam=False)
+
+
+def test_a_request_lost_on_its_way_to_the_cpu_is_computed_again():
+    scheduler = make(gpu_blocks=6, cpu_blocks=8)
+    worker = Worker(scheduler)
+    groups = [scheduler.add([token] * 4, max_new_tokens=7) for token in (1, 2)]
+    while not (plan := schedule(scheduler)).swap_out:
+        scheduler.finish_step(worker.execute(plan))
+    scheduler.fail_step(WorkerFault())  # before anything was copied
+    assert groups[1].state is State.WAITING
+    run_to_the_end(scheduler, worker)
+    for group in groups:
+        assert group.outputs == expected_outputs(group, beam=False)
+
+
+def test_a_request_lost_on_its_way_back_is_computed_again():
+    scheduler = make(gpu_blocks=6, cpu_blocks=8, token_budget=3)
+    worker = Worker(scheduler)
+    scheduler.add([1], max_new_tokens=5)
+    scheduler.add([2], max_new_tokens=9)
+    group = scheduler.add([3], max_new_tokens=2, parallel=3)
+    while not (plan := schedule(scheduler)).resumed:
+        scheduler.finish_step(worker.execute(plan))
+    assert group.number not in {run.request for run in plan.runs}  # the budget is too small yet
+    scheduler.fail_step(WorkerFault())  # before anything was copied
+    assert group.state is State.WAITING
+    run_to_the_end(scheduler, worker)
+    assert group.outputs == expected_outputs(group, beam=False)
+
+
 def test_an_error_of_one_request_ends_that_one():
     scheduler = make()
     worker = Worker(scheduler)
     good, bad = (scheduler.add([token], max_new_tokens=3) for token in (1, 2))
-    plan = scheduler.schedule()
+    plan = schedule(scheduler)
     error = WorkerFault("no such image")
     assert scheduler.finish_step(worker.execute(plan) | {bad.number: error}) == [bad]
     assert bad.state is State.FAILED
@@ -408,9 +464,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.plan is None)
     @rule()
-    def schedule(self):
-        self.plan = self.scheduler.schedule()
-        check_plan(self.scheduler, self.plan)
+    def plan_step(self):
+        self.plan = schedule(self.scheduler)
         if self.scheduler.groups:
             assert self.plan.runs, "nobody goes on"
             first = next(iter(self.scheduler.groups))
@@ -501,8 +556,7 @@ def test_ten_thousand_requests_with_faults_at_every_step(seed, preemption):
             groups.append(group)
             if random.random() < 0.5:
                 worker.beams.add(group.number)
-        plan = scheduler.schedule()
-        check_plan(scheduler, plan)
+        plan = schedule(scheduler)
         if random.random() < 0.05:
             ended += cancel_one(scheduler, random)
         if random.random() < 0.04:

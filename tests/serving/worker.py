@@ -8,7 +8,7 @@ from random import Random
 
 from serving.allocator import NoFreeBlocks
 from serving.scheduler import Continuation, Scheduler, StepPlan
-from serving.sequence import SequenceGroup
+from serving.sequence import SequenceGroup, State
 from tests.serving.memory import Memory, digest
 
 VOCABULARY = 7
@@ -98,10 +98,20 @@ class Worker:
         return results
 
 
-def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
-    """A plan keeps to the limits, and no two of its writes or copies meet."""
+def schedule(scheduler: Scheduler) -> StepPlan:
+    """The next plan, which lets nobody overtake, keeps to the limits and whose writes never meet."""
+    before = {*scheduler.queues[State.RUNNING]}
+    plan = scheduler.schedule()
+    for group in {*scheduler.queues[State.RUNNING]} - before:
+        if not group.failures:
+            earlier = [other for other in scheduler.groups.values() if other.number < group.number]
+            assert all(other.state is State.RUNNING for other in earlier), "overtaken"
     assert plan.num_tokens <= scheduler.token_budget
     assert len(plan.runs) <= scheduler.max_sequences
+    ran = {run.request for run in plan.runs}
+    assert not {*plan.preempted} & (ran | {*plan.resumed}), "pushed out and let in at once"
+    if any(scheduler.groups[request].failures for request in ran):
+        assert len(ran) == 1, "a request whose last step failed runs beside another"
     slots = [slot for run in plan.runs for slot in run.slots]
     assert len(slots) == len(set(slots))
     targets = [copy.target for copy in [*plan.swap_in, *plan.copies]]
@@ -109,6 +119,7 @@ def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
     for request in {run.request for run in plan.runs if run.samples}:
         running = {run.sequence for run in plan.runs if run.request == request}
         assert running == scheduler.groups[request].sequences.keys(), "siblings sample together"
+    return plan
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
@@ -123,10 +134,12 @@ def check_scheduler(scheduler: Scheduler) -> None:
     for group in scheduler.groups.values():
         assert group.sequences
         held = group.sequences.keys() & scheduler.allocator.tables.keys()
-        assert bool(held) == (group.state.value in ("running", "swapped"))
+        assert bool(held) == (group.state is not State.WAITING)
+        lost = group.sequences.keys() - held
+        assert all(group.sequences[number].computed == 0 for number in lost)
         for number in held:
             on_gpu = scheduler.allocator.tables[number].pool is scheduler.allocator.gpu
-            assert on_gpu == (group.state.value == "running")
+            assert on_gpu == (group.state is State.RUNNING)
         holders |= held
     assert holders == scheduler.allocator.tables.keys(), "a sequence outlived its request"
 
