@@ -154,7 +154,7 @@ function count(matrix, counted) {
 }
 
 /** Whether it is more than half a step beyond the largest number. */
-const saturates = (format, scaled) => {
+export const saturates = (format, scaled) => {
   const { largest, fraction } = FORMATS[format];
   return Math.abs(scaled) > largest + 2 ** (exponentOf(largest) - fraction - 1);
 };

@@ -175,6 +175,17 @@ def test_it_saturates_beyond_the_largest_number(in_node, name, largest):
     assert in_node("quantization_playground", "Number.isNaN(figure.roundTo(data, NaN))", name)
 
 
+@pytest.mark.parametrize(("name", "next_number"), [("e4m3", 480), ("e5m2", 65536)])
+def test_what_would_round_to_the_largest_number_does_not_saturate(in_node, name, next_number):
+    """The next number, were there one, is as far away as the last two are from each other."""
+    middle = (finite_numbers(name)[-1] + next_number) / 2
+    cases = [name, [0, middle - 1, middle, -middle, middle + 0.001, -middle - 0.001]]
+    found = in_node(
+        "quantization_playground", "data[1].map((x) => figure.saturates(data[0], x))", cases
+    )
+    assert found == [False] * 4 + [True] * 2
+
+
 def test_its_transform_is_the_hadamard_matrix(in_node):
     matrix = np.ones((1, 1))
     while len(matrix) < CHANNELS:
