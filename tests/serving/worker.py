@@ -135,6 +135,7 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert group.sequences
         held = group.sequences.keys() & scheduler.allocator.tables.keys()
         assert bool(held) == (group.state is not State.WAITING)
+        assert not (group.failures and group.state is State.SWAPPED), "it should run alone instead"
         lost = group.sequences.keys() - held
         assert all(group.sequences[number].computed == 0 for number in lost)
         for number in held:
