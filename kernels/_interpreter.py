@@ -7,7 +7,7 @@ them as bit patterns in unsigned integers, and several of its operations forget 
 * arithmetic between bfloat16 values, and sums of them, work on the bit patterns;
 * ``tl.fma`` rounds twice, after the product and after the sum, where the GPU rounds once;
 * casts to bfloat16 truncate, and casts to float8 round wrongly near overflow and zero, where the GPU
-  rounds to nearest, ties to even, and saturates;
+  rounds to nearest, ties to even, and saturates; of the two float8 NaNs, it gives the positive one;
 * ``range`` over a run-time bound fails with Triton 3.6 and NumPy 2.4 or newer.
 
 Each correction widens to float32, which holds every value of these types, and rounds with PyTorch.
@@ -44,9 +44,9 @@ def _narrow(values: np.ndarray, dtype: tl.dtype) -> np.ndarray:
     torch_dtype, numpy_bits, torch_bits = _STORED_AS_BITS[dtype]
     rounded = torch.from_numpy(np.array(values, dtype=np.float32))
     if torch_dtype.itemsize == 1:
-        # The GPU's conversion saturates at the largest finite value; NaN stays NaN.
+        # The GPU's conversion saturates at the largest finite value; NaN becomes the one without a sign.
         largest = torch.finfo(torch_dtype).max
-        rounded = rounded.clamp(-largest, largest)
+        rounded = torch.where(rounded.isnan(), torch.nan, rounded.clamp(-largest, largest))
     return rounded.to(torch_dtype).view(torch_bits).numpy().view(numpy_bits)
 
 
