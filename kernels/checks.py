@@ -49,7 +49,7 @@ def check_attention_inputs(
             raise TypeError(f"{name} has dtype {tensors[name].dtype}, but query has {query.dtype}")
         if tensors[name].device != query.device:
             raise ValueError(f"{name} is on {tensors[name].device}, but query is on {query.device}")
-    _check_device("query", query)
+    check_device("query", query)
     _check_shapes(query, key, value)
     return _check_scale(scale, query.shape[-1])
 
@@ -61,16 +61,27 @@ def check_matrix(name: str, tensor: torch.Tensor) -> None:
         TypeError: it is no tensor, or its dtype is not float16, bfloat16 or float32.
         ValueError: it has not two dimensions, or is on a device where kernels do not run.
     """
+    check_tensor(name, tensor, ("rows", "columns"))
+    check_device(name, tensor)
+
+
+def check_tensor(name: str, tensor: torch.Tensor, dimensions: tuple[str, ...]) -> None:
+    """Check that a tensor has these dimensions, and a dtype that the kernels take; on any device.
+
+    Raises:
+        TypeError: it is no tensor, or its dtype is not float16, bfloat16 or float32.
+        ValueError: it has more or fewer dimensions.
+    """
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.ndim != 2:
+    if tensor.ndim != len(dimensions):
         raise ValueError(
-            f"{name} must have 2 dimensions (rows, columns), got shape {tuple(tensor.shape)}"
+            f"{name} must have {len(dimensions)} dimensions ({', '.join(dimensions)}), "
+            f"got shape {tuple(tensor.shape)}"
         )
     if tensor.dtype not in DTYPES:
         accepted = ", ".join(str(dtype) for dtype in DTYPES)
         raise TypeError(f"{name} has dtype {tensor.dtype}; accepted: {accepted}")
-    _check_device(name, tensor)
 
 
 def check_block_size(name: str, size: int) -> None:
@@ -83,7 +94,12 @@ def check_block_size(name: str, size: int) -> None:
         raise ValueError(f"{name} must be a power of two of at least 16, got {size!r}")
 
 
-def _check_device(name: str, tensor: torch.Tensor) -> None:
+def check_device(name: str, tensor: torch.Tensor) -> None:
+    """Check that a tensor is where kernels run.
+
+    Raises:
+        ValueError: it is not on a CUDA GPU, and kernels are not interpreted.
+    """
     if not kernels.INTERPRETED and not tensor.is_cuda:
         raise ValueError(
             f"{name} is on {tensor.device}, but the kernels are compiled for a CUDA GPU: move the "
