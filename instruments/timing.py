@@ -1,7 +1,7 @@
 """Timing: several functions interleaved in one run, with medians, spreads and ratios.
 
 A GPU's clock follows its temperature and power, so the same kernel can differ by several percent from
-one minute to the next. Functions that are compared therefore take turns (A B C, A B C, ...), and a ratio
+one minute to the next. Functions that are compared therefore take turns (A B C, B A C, ...), and a ratio
 is taken within each round before its median is.
 """
 
@@ -18,6 +18,7 @@ import kernels
 # Writing this much between two calls pushes earlier data out of the L2 cache of every current GPU.
 _CACHE_BYTES = 256 * 2**20
 _CYCLES_A_SECOND = 2 * 10**9
+_LONGEST_SLEEP = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ def _time_on_gpu(function: Callable, cache: torch.Tensor, calls: int) -> list[fl
     began = time.perf_counter()
     function()
     a_call = time.perf_counter() - began
-    # The GPU sleeps until all calls are queued. Otherwise a short kernel's time is that of its launch.
-    torch.cuda._sleep(int(_CYCLES_A_SECOND * 1.5 * a_call * calls))
+    # The GPU sleeps until all calls are queued. Otherwise a short kernel's time is that of its launch. What
+    # takes the host longer waits for the GPU itself, or is too long for its launches to matter.
+    sleep = min(1.5 * a_call * calls, _LONGEST_SLEEP)
+    torch.cuda._sleep(int(_CYCLES_A_SECOND * sleep))
     for start, end in zip(starts, ends, strict=True):
         cache.zero_()
         start.record()
