@@ -22,7 +22,7 @@ Sources: Kwon et al. 2023 (PagedAttention), section 4.5, on preemption; Yu et al
 scheduling each iteration anew; Agrawal et al. 2024 (Sarathi-Serve), on chunked prefills.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -57,10 +57,11 @@ class StepPlan:
     runs: list[Run] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)  # requests that lost their place
     resumed: list[int] = field(default_factory=list)  # requests that were swapped in
+    num_tokens: int = 0  # of all runs
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(run.tokens) for run in self.runs)
+    def add(self, run: Run) -> None:
+        self.runs.append(run)
+        self.num_tokens += len(run.tokens)
 
 
 class Continuation(NamedTuple):
@@ -109,6 +110,7 @@ class Scheduler:
             State.SWAPPED: [],
         }
         self._requests, self._sequences = count(), count()
+        self._running_sequences = 0  # the most that the running requests may come to have
         self._plan: StepPlan | None = None  # of the step under way
 
     # Requests come and go.
@@ -285,13 +287,14 @@ class Scheduler:
 
     def _admit(self, group: SequenceGroup, plan: StepPlan) -> bool:
         """Give a request the blocks for its tokens so far; returns whether there was room."""
-        running = self.queues[State.RUNNING]
-        if sum(other.parallel for other in running) + group.parallel > self.max_sequences:
+        if self._running_sequences + group.parallel > self.max_sequences:
             return False
-        spare = self.allocator.spare if running else 0
+        spare = self.allocator.spare if self.queues[State.RUNNING] else 0
         try:
             if group.state is State.SWAPPED:
-                plan.swap_in += self.allocator.swap_in(self._allocated(group), spare=spare)
+                written = self._written(group)
+                copies = self.allocator.swap_in(self._allocated(group), spare=spare)
+                plan.swap_in += [copy for copy in copies if copy.source in written]
                 plan.resumed.append(group.number)
             else:
                 self._allocate(group, next(iter(group.sequences.values())), spare)
@@ -316,7 +319,7 @@ class Scheduler:
                     # All but the last token, because all siblings are sampled in the same step.
                     chunk = min(budget, sequence.missing - (not alone))
                     if chunk:
-                        plan.runs.append(self._run(group, sequence, chunk))
+                        plan.add(self._run(group, sequence, chunk))
                     return True
             if len(group.sequences) <= budget:
                 plan.copies += self.allocator.append(
@@ -324,7 +327,8 @@ class Scheduler:
                     for sequence in group.sequences.values()
                     if self.allocator.tables[sequence.number].length < len(sequence.tokens)
                 )
-                plan.runs += [self._run(group, seq, 1) for seq in group.sequences.values()]
+                for sequence in group.sequences.values():
+                    plan.add(self._run(group, sequence, 1))
         except NoFreeBlocks:
             return False
         return True
@@ -346,11 +350,13 @@ class Scheduler:
         # A suspect is never swapped: let in and pushed out by the same plan, it would be swapped out
         # before it was swapped in.
         if self.preemption == "swap" and not group.failures:
+            written = self._written(group)
             try:
-                plan.swap_out += self.allocator.swap_out(self._allocated(group))
+                copies = self.allocator.swap_out(self._allocated(group))
             except NoFreeBlocks:
                 pass  # the CPU's blocks have run out as well
             else:
+                plan.swap_out += [copy for copy in copies if copy.source in written]
                 self._enqueue(group, State.SWAPPED)
                 return
         self._restart(group)
@@ -386,15 +392,22 @@ class Scheduler:
 
     def _end(self, group: SequenceGroup, state: State) -> None:
         self._free(group)
-        self.queues[group.state].remove(group)
+        self._dequeue(group)
         group.state = state
         del self.groups[group.number]
 
     def _enqueue(self, group: SequenceGroup, state: State) -> None:
-        if group in self.queues[group.state]:
-            self.queues[group.state].remove(group)
+        self._dequeue(group)
         group.state = state
+        self._running_sequences += group.parallel * (state is State.RUNNING)
         insort(self.queues[state], group, key=_arrival)
+
+    def _dequeue(self, group: SequenceGroup) -> None:
+        queue = self.queues[group.state]
+        place = bisect_left(queue, group.number, key=_arrival)
+        if place < len(queue) and queue[place] is group:
+            del queue[place]
+            self._running_sequences -= group.parallel * (group.state is State.RUNNING)
 
     def _allocate(self, group: SequenceGroup, sequence: Sequence, spare: int) -> None:
         sequence.computed = self.allocator.allocate(
@@ -403,6 +416,16 @@ class Scheduler:
 
     def _allocated(self, group: SequenceGroup) -> list[int]:
         return [number for number in group.sequences if number in self.allocator.tables]
+
+    def _written(self, group: SequenceGroup) -> set[int]:
+        """The blocks that hold keys and values already: only they are worth a copy."""
+        return {
+            block
+            for number in self._allocated(group)
+            for block in self.allocator.tables[number].blocks[
+                : self.allocator.blocks_for(group.sequences[number].computed)
+            ]
+        }
 
     def _free(self, group: SequenceGroup) -> None:
         for number in self._allocated(group):

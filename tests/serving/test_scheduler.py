@@ -150,6 +150,20 @@ def test_the_latest_request_is_preempted_whole_and_comes_back(preemption, cpu_bl
     check_empty(scheduler)
 
 
+def test_blocks_that_hold_nothing_yet_are_not_copied():
+    scheduler = make(gpu_blocks=6, cpu_blocks=6, token_budget=3)
+    worker = Worker(scheduler)
+    scheduler.add([1] * 2, max_new_tokens=5)
+    group = scheduler.add([2] * 8, max_new_tokens=2)
+    plans = run_to_the_end(scheduler, worker)
+    (preempting,) = (plan for plan in plans if plan.preempted)
+    (resuming,) = (plan for plan in plans if plan.resumed)
+    # Of its 8 tokens in 4 blocks, 5 are computed by then, 1 + 2 + 2.
+    assert len(preempting.swap_out) == len(resuming.swap_in) == 3
+    assert group.outputs == expected_outputs(group, beam=False)
+    check_empty(scheduler)
+
+
 @pytest.mark.parametrize("beam", [False, True])
 def test_sequences_of_a_group_share_the_prompt_and_copy_on_write(beam):
     scheduler = make(gpu_blocks=32, block_size=4)

@@ -106,6 +106,7 @@ def schedule(scheduler: Scheduler) -> StepPlan:
         if not group.failures:
             earlier = [other for other in scheduler.groups.values() if other.number < group.number]
             assert all(other.state is State.RUNNING for other in earlier), "overtaken"
+    assert plan.num_tokens == sum(len(run.tokens) for run in plan.runs)
     assert plan.num_tokens <= scheduler.token_budget
     assert len(plan.runs) <= scheduler.max_sequences
     ran = {run.request for run in plan.runs}
@@ -130,6 +131,8 @@ def check_scheduler(scheduler: Scheduler) -> None:
         assert [group.number for group in queue] == sorted(group.number for group in queue)
         queued += [group.number for group in queue]
     assert sorted(queued) == [*scheduler.groups]
+    running = sum(group.parallel for group in scheduler.queues[State.RUNNING])
+    assert running == scheduler._running_sequences <= scheduler.max_sequences
     holders = set()
     for group in scheduler.groups.values():
         assert group.sequences
