@@ -33,17 +33,10 @@ def plot_memory_waste(record: Record, workload: str) -> None:
                     color=PALETTE[color],
                     label=label if place == 0 else None,
                 )
-                if kind == "tokens":
-                    inside = share > 12
-                    axes.text(
-                        share / 2 if inside else 101,
-                        place,
-                        f"{share:.1f}" if inside else f"tokens {share:.1f}",
-                        ha="center" if inside else "left",
-                        va="center",
-                        color="white" if inside else None,
-                    )
                 left[system] += share
+        for place, system in enumerate(SYSTEM_NAMES):
+            tokens = f"{100 * rows[system]['tokens']:.1f} tokens"
+            axes.text(101, place, tokens, va="center", color=PALETTE["blue"])
         axes.set_yticks(range(len(SYSTEM_NAMES)), SYSTEM_NAMES.values())
         axes.invert_yaxis()
         axes.grid(False)
