@@ -56,15 +56,19 @@ def main() -> None:
 
 
 def make_scheduler(
-    system: str, slots: int = SLOTS, block_size: int = BLOCK_SIZE, **options
+    system: str,
+    slots: int = SLOTS,
+    *,
+    block_size: int = BLOCK_SIZE,
+    cpu_slots: int = 0,
+    preemption: str = "recompute",
 ) -> Scheduler:
     """The same scheduler on one of the SYSTEMS' memories."""
     if system == "paged":
-        memory = Allocator(slots // block_size, block_size=block_size)
+        memory = Allocator(slots // block_size, cpu_slots // block_size, block_size=block_size)
     else:
         memory = ContiguousAllocator(slots)
-    options = {"token_budget": 2048, "max_sequences": 256, "preemption": "recompute"} | options
-    return Scheduler(memory, **options)
+    return Scheduler(memory, token_budget=2048, max_sequences=256, preemption=preemption)
 
 
 def count_waste(workload: str, system: str, requests: int, slots: int = SLOTS) -> dict:
