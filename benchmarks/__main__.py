@@ -36,6 +36,7 @@ SWEEPS = (
     "numerical_error --experiment numerical_error",
     "flash3_profile --experiment flash3_profile",
     "copy_rate --experiment copy_rate",
+    "race_sanitizer --experiment flash3_races",
     "memory_waste --experiment memory_waste",
     "memory_sharing --experiment memory_sharing",
 )

@@ -12,8 +12,7 @@ paper's Table 2, of d 128; for the other head dimensions at 16 384 tokens, from 
 * ``full`` without one of them: ``no_producer``, ``one_stage``, ``no_overlap``, ``no_pingpong``,
   ``no_persistent``, and ``no_apart``, where the output leaves through the queries' shared memory; and
   ``maximum``, with only the maxima of the rows under the product;
-* ``shipped``, what :func:`kernels.flash3.attention` runs by itself, and ``other_rescale``, the same with
-  the accumulator rescaled late where ``shipped`` does not, and the other way round.
+* ``shipped``, what :func:`kernels.flash3.attention` runs by itself.
 
 One row a design and problem: ``kernel, design, switches, direction, dtype, batch, heads, n, d, causal, ms,
 spread, tflops``, ``of_full``, its speed over that of ``full``, ``peers`` and ``speedup`` as in
@@ -61,7 +60,6 @@ def designs(head_dim: int) -> dict[str, Design]:
         stages=1,
         specialized=False,
         overlap="none",
-        rescale_late=shipped.rescale_late,
         persistent=False,
         output_apart=False,
     )
@@ -87,7 +85,6 @@ def designs(head_dim: int) -> dict[str, Design]:
         "no_persistent": replace(full, persistent=False),
         "no_apart": replace(full, output_apart=False),
         "shipped": shipped,
-        "other_rescale": replace(shipped, rescale_late=not shipped.rescale_late),
     }
 
 

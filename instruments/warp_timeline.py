@@ -78,7 +78,6 @@ def design_of(setting: dict) -> Design:
         stages=setting["stages"],
         specialized=specialized,
         overlap=setting["overlap"],
-        rescale_late=False,
         pingpong=setting["pingpong"],
         persistent=False,
         output_apart=False,

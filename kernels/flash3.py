@@ -59,7 +59,6 @@ class Design:
         overlap: what runs under the product with V: ``"none"``, the ``"maximum"`` of each row, or the whole
             ``"softmax"``, as in the paper. Exponentials after that product can be mixed by the assembler
             with what has to follow it, rescaling and rounding, and so fill the gaps of one another.
-        rescale_late: rescale the accumulator while the next scores are computed, not before.
         output_apart: give the output a place of its own in shared memory. The queries of the next tile
             then load under the last products of this one; otherwise the output leaves through their slot.
     """
@@ -69,7 +68,6 @@ class Design:
     stages: int = 2
     specialized: bool = True
     overlap: str = "maximum"
-    rescale_late: bool = False
     pingpong: bool = False
     persistent: bool = True
     output_apart: bool = True
@@ -118,10 +116,10 @@ def shipped_design(head_dim: int) -> Design:
     """The design that :func:`attention` uses for a head dimension."""
     block_d = padded_head_dim(head_dim)
     if block_d == 64:
-        return Design(block_n=128, warpgroups=3, overlap="none", rescale_late=True, pingpong=True)
+        return Design(block_n=128, warpgroups=3, overlap="none", pingpong=True)
     if block_d == 128:
         return Design(block_n=128)
-    return Design(block_n=64, output_apart=False, rescale_late=True)
+    return Design(block_n=64, output_apart=False)
 
 
 @functools.cache
@@ -229,7 +227,6 @@ def launch(
         "CONSUMERS": design.consumers,
         "STAGES": design.stages,
         "OVERLAP": design.overlap,
-        "RESCALE_LATE": design.rescale_late,
         "PINGPONG": design.pingpong,
         "APART": design.output_apart,
         "REGISTERS": design.registers,

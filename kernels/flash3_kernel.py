@@ -149,7 +149,6 @@ def attend(
     shared,
     MASKED: gl.constexpr,
     OVERLAP: gl.constexpr,
-    RESCALE_LATE: gl.constexpr,
     PINGPONG: gl.constexpr,
 ):
     """One step of a consumer: the scores of a tile of keys, and the output of the tile before."""
@@ -170,8 +169,8 @@ def attend(
     scores = warpgroup_mma(  # [ROWS, BLOCK_N]
         rows.tile, key_tile.permute((1, 0)), no_scores, use_acc=False, is_async=True
     )
-    if RESCALE_LATE:
-        accumulator = accumulator * gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]
+    # Of the step before; here the tensor cores have the scores to compute meanwhile.
+    accumulator = accumulator * gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]
     accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)
     if PINGPONG:
         pass_turn(shared.turn, INDEX)
@@ -195,8 +194,6 @@ def attend(
         exponentials, running_sum = exponentiate(
             scores, shift, running_sum, rescale, given.scale_log2
         )
-    if not RESCALE_LATE:
-        accumulator = accumulator * gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]
     weights = gl.convert_layout(exponentials.to(given.query.dtype), WEIGHTS)
     return Running(running_max, running_sum, rescale, accumulator, weights)
 
@@ -208,7 +205,6 @@ def consumer(
     shared,
     CAUSAL: gl.constexpr,
     OVERLAP: gl.constexpr,
-    RESCALE_LATE: gl.constexpr,
     PINGPONG: gl.constexpr,
     APART: gl.constexpr,
 ):
@@ -239,7 +235,7 @@ def consumer(
         masked_steps = 1
         if CAUSAL:
             last_seen = gl.minimum(in_query + (seq_key - seq_query), last_seen)
-            seen_by_all = gl.minimum(gl.maximum(first_row + 1 + seq_key - seq_query, 0), seq_key)
+            seen_by_all = gl.maximum(first_row + 1 + seq_key - seq_query, 0)
             masked_steps = gl.maximum(work.tiles - seen_by_all // BLOCK_N, 1)
 
         if not SPECIALIZED:
@@ -271,11 +267,11 @@ def consumer(
         # fmt: off
         for step in range(1, masked_steps):
             running = attend(
-                INDEX, step, running, rows, work, given, shared, True, OVERLAP, RESCALE_LATE, PINGPONG
+                INDEX, step, running, rows, work, given, shared, True, OVERLAP, PINGPONG
             )
         for step in range(masked_steps, work.tiles):
             running = attend(
-                INDEX, step, running, rows, work, given, shared, False, OVERLAP, RESCALE_LATE, PINGPONG
+                INDEX, step, running, rows, work, given, shared, False, OVERLAP, PINGPONG
             )
         # fmt: on
 
@@ -291,8 +287,7 @@ def consumer(
         wait_full(shared.pairs, use - 1)
         if PINGPONG:
             wait_turn(shared.turn, use - 1, INDEX)
-        if RESCALE_LATE:
-            accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]
+        accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]
         value_tile = tile_of(shared.pairs.value, use - 1)  # [BLOCK_N, BLOCK_D]
         accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)
         if PINGPONG:
@@ -325,7 +320,6 @@ def flash3_kernel(
     CONSUMERS: gl.constexpr,
     STAGES: gl.constexpr,
     OVERLAP: gl.constexpr,
-    RESCALE_LATE: gl.constexpr,
     PINGPONG: gl.constexpr,
     APART: gl.constexpr,
     REGISTERS: gl.constexpr,
@@ -357,10 +351,10 @@ def flash3_kernel(
         # fmt: off
         gl.warp_specialize([
             (producer, (given, shared, CAUSAL)),
-            (consumer, (gl.constexpr(0), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
-            (consumer, (gl.constexpr(1), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
-            (consumer, (gl.constexpr(2), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)),
+            (consumer, (gl.constexpr(0), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
+            (consumer, (gl.constexpr(1), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
+            (consumer, (gl.constexpr(2), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)),
         ][: 1 + CONSUMERS], [4] * CONSUMERS, [REGISTERS] * CONSUMERS)
         # fmt: on
     else:
-        consumer(gl.constexpr(0), given, shared, CAUSAL, OVERLAP, RESCALE_LATE, PINGPONG, APART)
+        consumer(gl.constexpr(0), given, shared, CAUSAL, OVERLAP, PINGPONG, APART)

@@ -17,7 +17,7 @@ def simulated(monkeypatch, tiles, there, **options):
     source = torch.zeros(there * copy_rate.TILE, copy_rate.TILE, dtype=torch.float16)
     cycles = torch.full((2,), -1)
     box = descriptor(source, (copy_rate.TILE, copy_rate.TILE))
-    arguments = (box, cycles, tiles, there)
+    arguments = (box, cycles, tiles, 1, there)
     run = simulate(copy_rate.copy_kernel, (2,), *arguments, STAGES=copy_rate.STAGES, **options)
     assert cycles.tolist() == [0, 0]
     return run

@@ -978,37 +978,33 @@ FLASH3_MUTATIONS = [
         "",
     ),
     Mutation(
-        "no rescale of the output, early",
+        "no rescale of the output",
         "kernels.flash3_kernel",
-        "    if not RESCALE_LATE:\n",
-        "    if False:\n",
+        "gl.convert_layout(rescale, gl.SliceLayout(1, OUTPUT))[:, None]",
+        "1.0",
     ),
     Mutation(
-        "no rescale of the output, late",
+        "no rescale of the output before the last product",
         "kernels.flash3_kernel",
-        "    if RESCALE_LATE:\n        accumulator",
-        "    if False:\n        accumulator",
-    ),
-    Mutation(
-        "no rescale of the output, late, before the last product",
-        "kernels.flash3_kernel",
-        "        if RESCALE_LATE:\n"
-        "            accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]\n",
+        "        accumulator = accumulator * gl.convert_layout(rescale, OUTPUT_ROWS)[:, None]\n",
         "",
     ),
     Mutation(
-        "the output rescaled twice: early and late",
+        "the output rescaled twice: at once, and again in the next step",
         "kernels.flash3_kernel",
-        "    if not RESCALE_LATE:\n",
-        "    if True:\n",
+        '    scores = warpgroup_mma_wait(0 if OVERLAP == "none" else 1, deps=[scores])\n',
+        "    scores = warpgroup_mma_wait(0, deps=[scores])\n"
+        "    later = raise_maximum(scores, running_max, given.scale_log2)\n"
+        "    later = gl.exp2(running_max - later[1])\n"
+        "    later = gl.convert_layout(later, gl.SliceLayout(1, OUTPUT))[:, None]\n"
+        "    accumulator = warpgroup_mma_wait(0, deps=[accumulator]) * later\n",
     ),
     Mutation(
         "the output rescaled while a product is added to it",
         "kernels.flash3_kernel",
         "    accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)\n    if",
         "    accumulator = warpgroup_mma(weights, value_tile, accumulator, is_async=True)\n"
-        "    if RESCALE_LATE:\n"
-        "        accumulator = accumulator * 1.0\n"
+        "    accumulator = accumulator * 1.0\n"
         "    if",
     ),
     Mutation(

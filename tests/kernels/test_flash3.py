@@ -58,8 +58,6 @@ STEPS = {
     "no overlap": {"overlap": "none"},
     "maxima overlap": {"overlap": "maximum"},
     "the softmax overlaps": {"overlap": "softmax"},
-    "rescaled early": {"rescale_late": False},
-    "rescaled late": {"rescale_late": True},
     "pingpong": {"pingpong": True},
     "no pingpong": {"pingpong": False},
     "not persistent": {"persistent": False},
@@ -85,7 +83,6 @@ WORKERS = [ALONE] + [
 CHOICES = {
     "stages": (1, 2, 3),
     "overlap": flash3.OVERLAPS,
-    "rescale_late": (False, True),
     "persistent": (False, True),
     "output_apart": (False, True),
 }

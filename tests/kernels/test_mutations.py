@@ -169,11 +169,11 @@ FLASH3_CELLS = (
     (cell(64, 126, causal=True, dtype=torch.float16), 1),
     (cell(70, 500, dtype=torch.float16), 1),
 )
-# Each overlap and the rescaling early and late; turns taken and not; with a producer and without.
+# Each overlap; turns taken and not; with a producer and without.
 FLASH3_DESIGNS = (
     Design(64),
-    Design(64, 3, overlap="none", rescale_late=True, pingpong=True),
-    Design(64, stages=1, overlap="softmax", rescale_late=True, pingpong=True, output_apart=False),
+    Design(64, 3, overlap="none", pingpong=True),
+    Design(64, stages=1, overlap="softmax", pingpong=True, output_apart=False),
     Design(64, specialized=False, overlap="softmax"),
     Design(64, specialized=False, stages=3, overlap="none", output_apart=False),
 )
