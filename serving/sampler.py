@@ -72,6 +72,13 @@ def draw(seed: int, sequence: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).random(count)
 
 
+def greedy(logits: Tensor) -> Tensor:
+    """The first of each row's likeliest tokens, ``(rows,)``."""
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    likeliest = logits == logits.amax(-1, keepdim=True)
+    return torch.where(likeliest, tokens, len(tokens)).amin(-1)
+
+
 def filtered(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -85,13 +92,13 @@ def filtered(
     Returns:
         Tokens and float64 probabilities, both ``(rows, vocabulary)``.
     """
-    greedy = temperature == 0
-    divisor = torch.where(greedy, 1.0, temperature)[:, None]
+    cold = temperature == 0
+    divisor = torch.where(cold, 1.0, temperature)[:, None]
     descending, tokens = logits.double().sort(dim=-1, descending=True, stable=True)
     # Their largest is subtracted first: a small temperature must not make infinities.
     weights = ((descending - descending[:, :1]) / divisor).exp()
     rank = torch.arange(logits.shape[-1], device=logits.device)
-    weights = weights * (rank < torch.where(greedy, 1, top_k)[:, None])
+    weights = weights * (rank < torch.where(cold, 1, top_k)[:, None])
     before = weights.cumsum(-1) - weights
     # The likeliest is always kept. Every comparison is with what came before, so the token that
     # reaches the share is the last.
