@@ -39,6 +39,8 @@ SWEEPS = (
     "race_sanitizer --experiment flash3_races",
     "memory_waste --experiment memory_waste",
     "memory_sharing --experiment memory_sharing",
+    "step_times --experiment step_times",
+    "serving --experiment serving",
 )
 
 

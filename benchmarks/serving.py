@@ -10,7 +10,8 @@ Contiguous memory gets its siblings' copies for nothing.
 
 Rows, told apart by ``scenario``; all have ``workload, system, rate, requests``, ``latency``, the mean over
 the requests of the seconds from arrival to end over the tokens generated, ``throughput`` in requests a
-second, ``running``, the mean number of requests in a step, and ``preemptions``:
+second, ``running``, the mean number of requests in a step, ``preemptions``, and ``gpu``, whose step times
+they are:
 
 * ``sampling``: one output a request (Figures 12 and 13);
 * ``parallel`` and ``beam``: ``parallel`` outputs (Figure 14);
@@ -37,10 +38,10 @@ from serving.traces import Request
 
 PARTS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 LIMIT = 1.0  # seconds a token
-REQUESTS = 1000
+REQUESTS = 500
 PARALLEL = (2, 4, 6)
 PREFIXES = (80, 341)
-BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BLOCK_SIZES = (1, 4, 8, 16, 32, 64, 128, 256)
 # Where requests differ much, the middle baseline adds little.
 FEWER_SYSTEMS = ("max", "oracle", "paged")
 
@@ -55,11 +56,12 @@ def main() -> None:
     if arguments.requests < 1:
         parser.error(f"--requests is at least 1, not {arguments.requests}")
     try:
-        steps = records.load(arguments.step_times).rows
+        steps = records.load(arguments.step_times)
     except FileNotFoundError as error:
         raise SystemExit(f"{error}. python -m benchmarks.step_times makes it on a GPU.") from None
     rows = []
-    for row in sweep(steps, arguments.requests):
+    for row in sweep(steps.rows, arguments.requests):
+        row["gpu"] = steps.environment["gpu"]
         print("  ".join(f"{field} {value}" for field, value in row.items()), flush=True)
         rows.append(row)
     print("recorded in", records.save(arguments.experiment, rows).relative_to(records.ROOT))
