@@ -223,10 +223,9 @@ def test_enough_beams_find_the_likeliest_of_all_sequences():
     params = SamplingParams(max_new_tokens=3, n=16, beam_search=True)
     (found,) = make(model, num_blocks=64, max_sequences=16).generate([[1, 2]], params)
     texts = [[a, b, c] for a in range(4) for b in range(4) for c in range(4)]
-    logits = model(torch.tensor([[1, 2, *text[:-1]] for text in texts], device=kernels.device()))
-    chosen = (
-        logits[:, 1:].log_softmax(-1).gather(-1, torch.tensor(texts).to(logits.device)[..., None])
-    )
+    logits = torch.stack(plain_logits(model, [[1, 2, *text[:-1]] for text in texts]))
+    tokens = torch.tensor(texts, device=logits.device)
+    chosen = logits[:, 1:].log_softmax(-1).gather(-1, tokens[..., None])
     order = chosen.double().sum((1, 2)).argsort(descending=True).tolist()
     assert [completion.tokens for completion in found] == [texts[place] for place in order[:16]]
 
@@ -354,8 +353,8 @@ def test_random_requests_with_faults_at_any_step_are_served_or_named(model, pree
     )
     prefixes = prompts_of(4, 9, seed)
     requests, tokens, found, ended = {}, {}, {}, []
-    while len(requests) < 60 or engine.busy:
-        while len(requests) < 60 and len(engine.requests) < 6:
+    while len(requests) < 150 or engine.busy:
+        while len(requests) < 150 and len(engine.requests) < 6:
             prompt = random.choice(prefixes)[: random.randint(1, 9)]
             prompt += [random.randrange(CONFIG.vocabulary) for _ in range(random.randint(0, 9))]
             params = SamplingParams(
@@ -386,7 +385,7 @@ def test_random_requests_with_faults_at_any_step_are_served_or_named(model, pree
         assert engine.requests.keys() == engine.scheduler.groups.keys()
     assert sorted(number for number, _ in ended) == [*requests]
     served = [number for number, whole in ended if whole]
-    assert len(served) > 40
+    assert len(served) > 100
     plain = []
     for number in served:
         prompt, params = requests[number]
