@@ -23,7 +23,7 @@ RESERVATIONS = ("max", "pow2", "oracle")
 
 
 def reserved_slots(reservation: str, prompt: int, output: int, longest: int) -> int:
-    """How many slots a request asks for; its last token needs none."""
+    """How many slots a request asks for: no more than the longest sequence, and none for its last token."""
     if reservation not in RESERVATIONS:
         raise ValueError(f"reservation must be one of {RESERVATIONS}, got {reservation!r}")
     if prompt + output > longest:
@@ -34,7 +34,7 @@ def reserved_slots(reservation: str, prompt: int, output: int, longest: int) -> 
         return longest
     if reservation == "pow2":
         output = 1 << (output - 1).bit_length()
-    return prompt + output - 1
+    return min(prompt + output - 1, longest)
 
 
 class BuddyPool:

@@ -373,8 +373,9 @@ class Scheduler:
                 child = Sequence(next(self._sequences), child.tokens.copy(), child.computed)
                 self.allocator.fork(parent, child.number)
             group.sequences[child.number] = child
-        for parent in parents.keys() - group.sequences.keys():
-            self.allocator.free(parent)
+        for parent in parents:  # in their order, so that the same step frees the same blocks first
+            if parent not in group.sequences:
+                self.allocator.free(parent)
         for child, (_, token, ends) in zip([*group.sequences.values()], continuations, strict=True):
             child.tokens.append(token)
             generated = child.tokens[len(group.prompt) :]

@@ -21,6 +21,10 @@ def test_a_power_of_two_is_not_rounded_up():
     assert reserved_slots("pow2", 10, 1, 2048) == 10
 
 
+def test_nobody_reserves_more_than_the_longest_sequence():
+    assert reserved_slots("pow2", 1000, 1030, 2048) == 2048
+
+
 def free_pieces(pool):
     return sorted((start, size) for size, starts in pool.free.items() for start in starts)
 
