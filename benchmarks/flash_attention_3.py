@@ -54,6 +54,57 @@ def attention(query, key, value, causal):
     return output.view(batch, seq, heads, head_dim).transpose(1, 2)
 
 
+def decoder(query, key, value, lengths, block_table=None):
+    """A call of no arguments: one query a sequence, over keys and values in blocks or one after the other.
+
+    Args:
+        query: ``(batch, heads, head_dim)``.
+        key, value: ``(num_blocks, block_size, kv_heads, head_dim)``; without a table
+            ``(batch, seq, kv_heads, head_dim)``, where every sequence has ``seq`` tokens.
+        lengths: ``(batch,)`` int32.
+        block_table: ``(batch, max_blocks)`` int32.
+
+    Raises:
+        FileNotFoundError: the library is not there.
+    """
+    starts = torch.arange(len(query) + 1, device=query.device, dtype=torch.int32)
+    if block_table is None:
+        seq, key_starts, lengths = key.shape[1], starts * key.shape[1], None
+        key, value = key.flatten(0, 1), value.flatten(0, 1)
+    else:
+        seq, key_starts = block_table.shape[1] * key.shape[1], None
+    arguments = (
+        query,
+        key,
+        value,
+        *[None] * 4,  # new keys and values, a second query, a place for the output
+        starts,
+        key_starts,
+        *[None] * 2,  # where new keys start, lengths of the queries
+        lengths,
+        1,
+        seq,
+        block_table,
+        *[None] * 8,  # a part of the cache, rotary embedding, scales of FP8
+        query.shape[-1] ** -0.5,
+        True,
+        -1,  # no window
+        -1,
+        0.0,  # no soft cap
+        True,  # how a rotary embedding would lie
+        None,
+        0,  # splits: as it likes
+        None,
+        0,  # SMs to leave alone
+        None,
+        1,  # ranks of a context that is not spread
+        0,
+        None,
+    )
+    library = _library()
+    return lambda: library.fwd(*arguments)[0]
+
+
 def at_hand() -> bool:
     """Whether the library is there."""
     return Path(os.environ.get(VARIABLE, "")).is_file()
