@@ -249,9 +249,10 @@ def allocate_mbarrier(batch=None, two_ctas=False):
 
 
 def inline_asm(asm, constraints, args, dtype, is_pure, pack):
-    """The few instructions that kernels write out: named barriers, and moves."""
-    result = args[0] if args else None
-    for instruction in filter(None, map(str.strip, asm.split(";"))):
+    """The few instructions that kernels write out: named barriers, moves, and rounding to e4m3."""
+    values = {f"${number}": value for number, value in enumerate(args, 1)}
+    values["$0"] = args[0] if args else None
+    for instruction in filter(None, (part.strip(" {") for part in asm.split(";"))):
         if match := re.fullmatch(
             r"bar(?:rier)?\.(sync|arrive)(?:\.aligned)?\s+(\d+)\s*,\s*(\d+)", instruction
         ):
@@ -261,10 +262,24 @@ def inline_asm(asm, constraints, args, dtype, is_pure, pack):
             barrier = barriers.setdefault(number, memory.NamedBarrier(number))
             getattr(barrier, kind)(threads)
         elif match := re.fullmatch(r"mov\.[bu]32 \$0, (\$1|\d+)", instruction):
-            result = result if match[1] == "$1" else full([], int(match[1]), dtype)
-        else:
+            values["$0"] = values["$1"] if match[1] == "$1" else full([], int(match[1]), dtype)
+        elif match := re.fullmatch(
+            r"cvt\.rn\.satfinite\.e4m3x2\.f32 (\w+), (\$\d), (\$\d)", instruction
+        ):
+            high, low = (_e4m3_bits(values[name]) for name in match.groups()[1:])
+            values[match[1]] = charged(low + 256 * high)
+        elif match := re.fullmatch(r"mov\.b32 \$0, {(\w+), (\w+)}", instruction):
+            low, high = (unwrap(values[name]) for name in match.groups())
+            # Beyond 2³¹ it is a negative number, of the same bits.
+            values["$0"] = Tensor((low.long() + 65536 * high.long()).to(torch.int32))
+        elif not re.fullmatch(r"\.reg \.b16 \w+(, \w+)*|}", instruction):
             raise NotSimulated(f"inline assembly {instruction!r} at {place(frames_of())}")
-    return result
+    return values["$0"]
+
+
+def _e4m3_bits(value: Tensor) -> torch.Tensor:
+    """The bits of numbers rounded to e4m3, as int32 from 0 to 255."""
+    return convert(unwrap(value), torch.float8_e4m3fn).view(torch.uint8).int()
 
 
 def warp_specialize(functions_and_args, worker_num_warps, worker_num_regs=None):
