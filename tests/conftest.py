@@ -15,7 +15,7 @@ if HAS_TORCH:
 else:
     # The website's tests also run in an environment made by `make book`.
     HAS_GPU = False
-    collect_ignore = ["benchmarks", "exercises", "instruments", "kernels"]
+    collect_ignore = ["benchmarks", "exercises", "grading", "instruments", "kernels", "serving"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

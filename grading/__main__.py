@@ -1,0 +1,177 @@
+"""Grading the exercises.
+
+python -m grading check row_softmax my_file.py        the public tests on a file
+python -m grading release row_softmax FOLDER          make a class's assignment
+python -m grading collect FOLDER SUBMISSIONS          take in a folder or zip of submissions
+python -m grading grade FOLDER -j 4                   judge them; goes on where it was interrupted
+python -m grading regrade FOLDER [STUDENT ...]        judge again with the recorded seed
+python -m grading export FOLDER                       gradebooks, feedback, and a page to look at
+"""
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+# Before anything imports Triton: students' kernels are interpreted, here and in the box.
+os.environ["TRITON_INTERPRET"] = "1"
+
+import tqdm
+
+from grading import assignment, course, gradebook, judge, release, report, submissions
+from grading.assignment import AssignmentError
+from grading.box import OFFICIAL, TIERS, BoxError, best_tier
+from grading.grade import grade, regrade, settings
+
+
+def check(arguments: argparse.Namespace) -> int:
+    if not arguments.file.is_file():
+        raise AssignmentError(f"{arguments.file} is not a file.")
+    found = assignment.find(arguments.exercise)
+    tier = arguments.tier or best_tier()
+    if tier not in OFFICIAL:
+        print("Practice mode: this machine has no box, so your code runs with your own rights.")
+    made = judge.judge(found, arguments.file, seed=course.fresh_seed(), tier=tier, hidden=False)
+    return 0 if tell(made) else 1
+
+
+def tell(made: judge.Report) -> bool:
+    """Print one line a test, or one for all if all fail alike, and the sum; tell whether all passed."""
+    results = made.results
+    alike = {(result.state, result.message) for result in results}
+    if len(alike) == 1 and results[0].state != judge.PASSED:
+        print(f"✗ every test: {results[0].message}")
+        for line in results[0].lines:
+            print(f"    {line}")
+    else:
+        for result in results:
+            mark = "✓" if result.state == judge.PASSED else "✗"
+            reason = f": {result.message}" if result.message else ""
+            print(f"{mark} {result.title}{reason}")
+            for line in result.lines if result.state == judge.CRASHED else []:
+                print(f"    {line}")
+    for flag in made.flags:
+        print(f"! A person would look at this: {flag}.")
+    passed = sum(result.state == judge.PASSED for result in results)
+    score = "not settled" if made.score is None else f"{made.score:g}"
+    print(f"{passed} of {len(results)} tests passed; {score} of {made.possible:g} points.")
+    return passed == len(results)
+
+
+def release_(arguments: argparse.Namespace) -> int:
+    due = arguments.due
+    made = release.release(
+        assignment.find(arguments.exercise),
+        arguments.folder,
+        seed=arguments.seed,
+        due=due.replace(tzinfo=UTC) if due and due.tzinfo is None else due,
+        late_per_day=arguments.late_per_day,
+        late_days=arguments.late_days,
+    )
+    print(f"Give students {made.folder / 'handout'}; keep the rest.")
+    return 0
+
+
+def collect(arguments: argparse.Namespace) -> int:
+    made = course.open_course(arguments.folder)
+    roster = arguments.roster.read_text("utf-8").split("\n") if arguments.roster else []
+    names = [name.strip() for name in roster if name.strip()]
+    found = submissions.collect(made.assignment, arguments.source, made.submissions, names)
+    for submission in found:
+        for note in [submission.problem, *submission.notes]:
+            if note:
+                print(f"{submission.student}: {note}")
+    usable = sum(not submission.problem for submission in found)
+    print(f"{len(found)} students, {usable} with a file to grade.")
+    return 0
+
+
+def grade_(arguments: argparse.Namespace) -> int:
+    made = course.open_course(arguments.folder)
+    tier = arguments.tier or best_tier()
+    run = settings(made, tier=tier, seed=arguments.seed)
+    if not run["official"]:
+        print("Practice mode: this machine has no box. These results are not official.")
+    total = len(submissions.read(made.submissions))
+    with tqdm.tqdm(total=total, unit="submission", disable=None) as bar:
+        done = grade(
+            made,
+            tier=tier,
+            jobs=arguments.jobs,
+            progress=lambda student: bar.update(),
+        )
+    faults = sum(report["score"] is None for report in done.values())
+    flagged = sum(bool(report["flags"]) for report in done.values())
+    print(
+        f"{len(done)} graded in the tier {tier}, seed {run['seed']}; {faults} not settled, {flagged} to be "
+        "looked at."
+    )
+    return 0
+
+
+def regrade_(arguments: argparse.Namespace) -> int:
+    made = course.open_course(arguments.folder)
+    changed = regrade(made, arguments.students, jobs=arguments.jobs)
+    for student, before, after in changed:
+        print(f"{student}: {before} before, {after} now")
+    print(f"{len(changed)} changed.")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    made = course.open_course(arguments.folder)
+    for file in [*gradebook.export(made), report.write(made)]:
+        print(file)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m grading",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = made.add_subparsers(dest="command", required=True)
+
+    def command(name: str, function, *positional: tuple[str, dict]) -> argparse.ArgumentParser:
+        one = commands.add_parser(name)
+        one.set_defaults(run=function)
+        for argument, options in positional:
+            one.add_argument(argument, **options)
+        return one
+
+    folder = ("folder", {"type": Path, "metavar": "FOLDER"})
+    exercise = ("exercise", {"metavar": "EXERCISE"})
+    one = command("check", check, exercise, ("file", {"type": Path, "metavar": "FILE"}))
+    one.add_argument("--tier", choices=TIERS)
+    one = command("release", release_, exercise, folder)
+    one.add_argument("--seed", type=int, help="of the class: it chooses the variant")
+    one.add_argument("--due", type=datetime.fromisoformat, help="such as 2027-01-31T23:59 (UTC)")
+    one.add_argument(
+        "--late-per-day", type=float, default=0.0, help="share of the points a day costs"
+    )
+    one.add_argument("--late-days", type=int, default=0, help="after so many days nothing counts")
+    one = command("collect", collect, folder, ("source", {"type": Path, "metavar": "SUBMISSIONS"}))
+    one.add_argument("--roster", type=Path, help="a file with one student a line")
+    one = command("grade", grade_, folder)
+    one.add_argument("-j", "--jobs", type=int, default=1, help="submissions at a time")
+    one.add_argument("--seed", type=int, help="of the tests; a fresh one if not given")
+    one.add_argument("--tier", choices=TIERS)
+    one = command("regrade", regrade_, folder)
+    one.add_argument("students", nargs="*", metavar="STUDENT")
+    one.add_argument("-j", "--jobs", type=int, default=1, help="submissions at a time")
+    command("export", export, folder)
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        sys.exit(arguments.run(arguments))
+    except (AssignmentError, BoxError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

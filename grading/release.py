@@ -1,0 +1,87 @@
+"""Releasing an exercise to a class: the folder for students, and the one for instructors."""
+
+import random
+import shutil
+import tomllib
+from datetime import datetime
+from pathlib import Path
+
+from grading.assignment import Assignment, AssignmentError
+from grading.course import Course, fresh_seed, open_course
+
+# The variants' own file stays with the authors; solutions and hidden tests with the instructors.
+_NOT_FOR_COURSES = ("right", "wrong", "__pycache__", "variants.toml")
+_FOR_STUDENTS = ("statement.md", "stub.py", "test_public.py")
+
+
+def release(
+    assignment: Assignment,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    due: datetime | None = None,
+    late_per_day: float = 0.0,
+    late_days: int = 0,
+) -> Course:
+    """Make the folder of a class's assignment.
+
+    Args:
+        seed: of the class: it chooses the variant of the exercise, if there are several.
+        due: when it must be handed in.
+        late_per_day: the share of the points that each day begun costs.
+        late_days: after so many days nothing counts.
+
+    Raises:
+        AssignmentError: the folder exists and has something in it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise AssignmentError(f"{folder} is not empty: name a new folder.")
+    if not 0 <= late_per_day <= 1:
+        raise AssignmentError(f"--late-per-day must be a share from 0 to 1, got {late_per_day}.")
+    seed = fresh_seed() if seed is None else seed
+    exercise = folder / "exercise"
+    shutil.copytree(assignment.folder, exercise, ignore=shutil.ignore_patterns(*_NOT_FOR_COURSES))
+    # Where there is no box but another user's, hidden tests must not be everybody's to read.
+    folder.chmod(0o700)
+    edits, described = variant(assignment.folder, seed)
+    _apply(exercise, edits)
+    handout = folder / "handout"
+    handout.mkdir()
+    for name in _FOR_STUDENTS:
+        shutil.copyfile(exercise / name, handout / name)
+    lines = [
+        f"# {assignment.title}{f': {described}' if described else ''}",
+        f"seed = {seed}",
+        *([f"due = {due.isoformat(timespec='seconds')}"] if due else []),
+        f"late_per_day = {late_per_day}",
+        f"late_days = {late_days}",
+    ]
+    (folder / "assignment.toml").write_text("\n".join(lines) + "\n", "utf-8")
+    return open_course(folder)
+
+
+def variant(folder: Path, seed: int) -> tuple[list[dict], str]:
+    """The changes to an exercise that a class's seed chooses, and what they are.
+
+    ``variants.toml`` holds ``[[variant]]`` tables with a ``title`` and ``[[variant.edits]]``: in
+    ``file``, what stands there as ``old`` once becomes ``new``. The exercise as it is counts as one
+    more variant.
+    """
+    file = folder / "variants.toml"
+    if not file.exists():
+        return [], ""
+    variants = [{"title": "", "edits": []}, *tomllib.loads(file.read_text("utf-8"))["variant"]]
+    chosen = random.Random(seed).choice(variants)
+    return chosen["edits"], chosen["title"]
+
+
+def _apply(folder: Path, edits: list[dict]) -> None:
+    for edit in edits:
+        file = folder / edit["file"]
+        text = file.read_text("utf-8")
+        if text.count(edit["old"]) != 1:
+            raise AssignmentError(
+                f"A variant expects {edit['old']!r} once in {edit['file']}, and it is there "
+                f"{text.count(edit['old'])} times."
+            )
+        file.write_text(text.replace(edit["old"], edit["new"]), "utf-8")

@@ -1,0 +1,244 @@
+"""A student's file as the tests see it: functions that are called in the box."""
+
+import contextlib
+import importlib
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from grading.box import Died, Session
+from grading.inside import plain, shared
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff\n]")
+
+
+class StudentError(Exception):
+    """What a student's code raised.
+
+    Attributes:
+        kind: the name of the exception's class.
+        frames: line numbers and lines of the student's file on the way to it.
+    """
+
+    def __init__(self, kind: str, message: str, frames: list[tuple[int, str]]) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.frames = frames
+
+    @property
+    def message(self) -> str:
+        """One line for the learner."""
+        place = f" (line {self.frames[-1][0]} of your code)" if self.frames else ""
+        return f"{self.kind}: {self}{place}"
+
+
+class NotWritten(StudentError):
+    """The file has no such function, or it raises NotImplementedError: not attempted."""
+
+
+def clean(text: str, limit: int = 500) -> str:
+    """Text from the box, fit for a terminal, a page and a table."""
+    return _UNPRINTABLE.sub("?", text)[:limit]
+
+
+class Student:
+    """The ``student`` fixture: its attributes are the functions of the file."""
+
+    def __init__(self, session: Session, results: tuple[str, ...], errors: tuple[str, ...]) -> None:
+        self._calls = Calls(session, results, errors)
+
+    def __getattr__(self, name: str) -> "Function":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        names = self._calls.load()
+        if name not in names:
+            raise NotWritten("NameError", f"the file has no function {name}", [])
+        return Function(self._calls, name)
+
+
+class Function(plain.Handle):
+    """A function of the student's file, called in the box."""
+
+    def __init__(self, calls: "Calls", name: str) -> None:
+        super().__init__(name)
+        self._calls = calls
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return self._calls.call({"function": self.name}, args, keywords)
+
+
+class Calls:
+    """Requests to one process in a box."""
+
+    def __init__(self, session: Session, results: tuple[str, ...], errors: tuple[str, ...]) -> None:
+        self.session = session
+        self.without_kernels = False
+        self.flags: set[str] = set()
+        self._results = results
+        self._errors = errors
+        self._names: list[str] | None = None
+        self._lent: dict[int, tuple[int, torch.Tensor, mmap.mmap | None]] = {}
+
+    def load(self) -> list[str]:
+        """Load the student's file; the names of its functions."""
+        if self._names is None:
+            names = self._ask({"do": "load"})
+            self._names = (
+                [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+            )
+        return self._names
+
+    def call(self, what: dict, args: tuple, keywords: dict) -> Any:
+        """Call a function in the box; tensors that it changes are changed here."""
+        self.load()
+        fds: list[int] = []
+
+        def tensor(value: torch.Tensor) -> dict:
+            return {"tensor": self._lend(value, fds)}
+
+        def other(value: object):
+            if isinstance(value, plain.Handle):
+                return {"handle": value.name}
+            raise TypeError(f"a {type(value).__name__} cannot be handed to the box")
+
+        try:
+            header = {
+                "do": "call",
+                "args": [plain.encode(value, tensor, other) for value in args],
+                "keywords": {k: plain.encode(v, tensor, other) for k, v in keywords.items()},
+                **what,
+            }
+            if self.without_kernels:
+                header["without_kernels"] = True
+            return self._ask(header, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+            self._take_changes()
+
+    def launches(self) -> list:
+        return self._ask({"do": "launches"})
+
+    def compile(self, forms: list, architecture: int) -> list:
+        encoded = plain.encode(forms, None, None)
+        return self._ask({"do": "compile", "forms": encoded, "architecture": architecture})
+
+    def enter(self, remote: str) -> None:
+        self.load()
+        self._ask({"do": "enter", "remote": remote})
+
+    def leave(self, remote: str) -> Any:
+        return self._ask({"do": "exit", "remote": remote})
+
+    def _ask(self, header: dict, fds: list[int] = ()) -> Any:
+        answer, buffers = self.session.ask(header, fds)
+        try:
+            for shared_with in answer.get("alias", []):
+                self.flags.add(f"a result shares its memory with an {clean(str(shared_with), 40)}")
+            if "error" in answer:
+                raise self._raised(answer["error"])
+            return plain.decode(
+                answer["value"],
+                lambda description: plain.arrived(description, buffers),
+                _no_handle,
+                self._allowed,
+            )
+        except (plain.Malformed, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise Died(f"what it answered cannot be read: {clean(str(error))}") from None
+
+    def _raised(self, error: dict) -> BaseException:
+        kind, message = clean(str(error["type"]), 80), clean(str(error["message"]), 2000)
+        if error["path"] in self._errors:
+            made = plain.named(error["path"])(message)
+            made.from_the_box = True
+            return made
+        frames = [(int(n), clean(str(line), 200)) for n, line in error["frames"][-8:]]
+        # PyTorch raises it, too, of what it cannot do.
+        unwritten = kind == "NotImplementedError" and error["by_the_file"] is True
+        return (NotWritten if unwritten else StudentError)(kind, message, frames)
+
+    def _allowed(self, path: str) -> type:
+        if path not in self._results:
+            raise plain.Malformed(f"a {path} is not among what may come back")
+        return plain.named(path)
+
+    def _lend(self, tensor: torch.Tensor, fds: list[int]) -> dict:
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if size == 0:
+            address = -1
+        if address not in self._lent:
+            bytes_ = torch.empty(0, dtype=torch.uint8).set_(storage)
+            memory = None
+            if size:
+                fd, memory = shared.lend(bytes_)
+                fds.append(fd)
+            self._lent[address] = (len(self._lent), bytes_, memory)
+        elif size:
+            # The caller may have written to it since.
+            _, bytes_, memory = self._lent[address]
+            shared.seen(memory, size).copy_(bytes_)
+        number = self._lent[address][0]
+        return {
+            **plain.describe(tensor),
+            "storage": number,
+            "bytes": size,
+            "offset": tensor.storage_offset(),
+        }
+
+    def _take_changes(self) -> None:
+        for _, bytes_, memory in self._lent.values():
+            if memory is not None:
+                now = shared.seen(memory, len(bytes_))
+                if not torch.equal(now, bytes_):
+                    bytes_.copy_(now)
+
+
+def _no_handle(name: str):
+    raise plain.Malformed("a handle came back")
+
+
+def remote_function(path: str, current: Callable[[], Calls]) -> Callable:
+    """What takes the place of a function of the project that runs in the box."""
+
+    def function(*args: Any, **keywords: Any) -> Any:
+        return current().call({"remote": path}, args, keywords)
+
+    return function
+
+
+def remote_context(path: str, kind: type, current: Callable[[], Calls]) -> Callable:
+    """The same of a context manager; what it gives is complete when it is left."""
+
+    @contextlib.contextmanager
+    def context() -> Iterator[Any]:
+        value = kind()
+        calls = current()
+        calls.enter(path)
+        yield value
+        vars(value).update(vars(calls.leave(path)))
+
+    return context
+
+
+@contextlib.contextmanager
+def replaced(places: dict[str, Any]) -> Iterator[None]:
+    """Within it, ``module:name`` are other values."""
+    before = {}
+    for path, value in places.items():
+        module_name, _, name = path.partition(":")
+        module = importlib.import_module(module_name)
+        before[path] = getattr(module, name)
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for path, value in before.items():
+            module_name, _, name = path.partition(":")
+            setattr(importlib.import_module(module_name), name, value)
