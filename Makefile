@@ -11,11 +11,12 @@ IN_VENV := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lab record bench book-environment full-environment
+.PHONY: help book serve serve-model test lab record bench book-environment full-environment
 
 help:
 	@echo 'make book     build the website into _build/html              1 minute'
 	@echo 'make serve    build it and serve it (PORT=8000)               1 minute'
+	@echo 'make serve-model   answer completions with the small GPT (PORT=8000)'
 	@echo 'make test     run every test (WORKERS=2)                      20 minutes'
 	@echo 'make lab      open the chapters in JupyterLab                 seconds'
 	@echo 'make record   run the chapters on this GPU, keep the outputs  2 minutes a chapter'
@@ -35,6 +36,9 @@ book: book-environment
 
 serve: book
 	@$(IN_VENV) -m scripts.serve $(PORT)
+
+serve-model: full-environment
+	@$(IN_VENV) -m serving --port $(PORT)
 
 # One thread a worker: the interpreter is single-threaded NumPy, and threads would only get in each
 # other's way.
