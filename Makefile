@@ -14,14 +14,14 @@ endif
 .PHONY: help book serve serve-model test lab record bench book-environment full-environment
 
 help:
-	@echo 'make book     build the website into _build/html              1 minute'
-	@echo 'make serve    build it and serve it (PORT=8000)               1 minute'
+	@echo 'make book          build the website into _build/html              1 minute'
+	@echo 'make serve         build it and serve it (PORT=8000)               1 minute'
 	@echo 'make serve-model   answer completions with the small GPT (PORT=8000)'
-	@echo 'make test     run every test (WORKERS=2)                      20 minutes'
-	@echo 'make lab      open the chapters in JupyterLab                 seconds'
-	@echo 'make record   run the chapters on this GPU, keep the outputs  2 minutes a chapter'
-	@echo '              (CHAPTERS="01 02" for some of them)'
-	@echo 'make bench    measure the kernels and their peers on this GPU'
+	@echo 'make test          run every test (WORKERS=2)                      20 minutes'
+	@echo 'make lab           open the chapters in JupyterLab                 seconds'
+	@echo 'make record        run the chapters on this GPU, keep the outputs  2 minutes a chapter'
+	@echo '                   (CHAPTERS="01 02" for some of them)'
+	@echo 'make bench         measure the kernels and their peers on this GPU'
 	@echo
 	@echo 'The first call also installs what it needs into .venv: 2 to 5 minutes.'
 	@echo 'Python 3.11 or newer is needed; name one with PYTHON=python3.12.'

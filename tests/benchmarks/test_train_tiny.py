@@ -41,7 +41,14 @@ def test_it_learns_and_keeps_what_predicts_best(text):
     assert round(train_tiny.evaluate(model, held_out, 2, 16), 4) == held_out_losses[2]
 
 
-def test_the_same_seed_gives_the_same_weights(text):
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_the_same_seed_gives_the_same_weights(text, deterministic):
     weights = [train(text, steps=2, seed=seed)[0].state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])

@@ -34,7 +34,9 @@ def model():
 
 def make(model, paged=torch_paged, **options) -> Engine:
     sizes = {"num_blocks": 32, "block_size": 4, "token_budget": 32, "max_sequences": 8}
-    return Engine(model, **sizes | options, paged=paged)
+    # The stand-in looks at its numbers, which a CUDA graph cannot.
+    graphs = {"graphs": paged is kernels.paged}
+    return Engine(model, **sizes | graphs | options, paged=paged)
 
 
 def remember_plans(engine: Engine) -> list:
@@ -463,9 +465,10 @@ def test_recorded_decode_steps_are_the_launched_ones(dtype):
     for count in (1, 3, 4, 11):
         runs = [decode_run(prompt, place) for place, prompt in enumerate(prompts[:count])]
         recorded, launched = (engine.runner.compute(runs) for engine in engines)
-        # Products of other batch sizes may add in another order: a few roundings of the logits.
-        most = launched.abs().max()
-        assert (recorded - launched).abs().max() <= 16 * torch.finfo(dtype).eps * most
+        # Products of other batch sizes may add in another order: roundings of float32 in sums of
+        # fewer than 1000 terms, and of what is kept between layers, twice a layer and once at the end.
+        error = (recorded - launched).abs().max() / launched.abs().max()
+        assert error <= 1000 * 2.0**-24 + 5 * 2 * torch.finfo(dtype).eps
     params = SamplingParams(max_new_tokens=20, temperature=0)
     if dtype == torch.float32:
         completions = [engine.generate(prompts, params) for engine in engines]

@@ -45,6 +45,7 @@ def make_engine(model, slowness: float = 0.0) -> Engine:
         cpu_blocks=16,
         block_size=4,
         max_sequences=16,
+        graphs=False,
         paged=torch_paged,
     )
     compute = engine.runner.compute

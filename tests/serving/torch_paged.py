@@ -21,7 +21,7 @@ def _attend(query, key_cache, value_cache, table, length, scale):
     seq, heads, dim = query.shape
     if length == 0:
         return torch.zeros_like(query)
-    position = torch.arange(length)
+    position = torch.arange(length, device=query.device)
     block, offset = table.long()[position // key_cache.shape[1]], position % key_cache.shape[1]
     group = heads // key_cache.shape[2]
     key, value = (
@@ -29,7 +29,7 @@ def _attend(query, key_cache, value_cache, table, length, scale):
         for cache in (key_cache, value_cache)
     )
     scores = query.float().transpose(0, 1) @ key.mT * (scale or dim**-0.5)
-    hidden = position > torch.arange(length - seq, length)[:, None]
+    hidden = position > position[length - seq :, None]
     weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
     return (weights @ value).transpose(0, 1).to(query.dtype)
 
@@ -71,4 +71,4 @@ def copy_blocks(kv_cache, copies):
 
 
 def swap_blocks(source_cache, target_cache, moves):
-    target_cache[:, :, moves[:, 1]] = source_cache[:, :, moves[:, 0]]
+    target_cache[:, :, moves[:, 1]] = source_cache[:, :, moves[:, 0]].to(target_cache.device)
