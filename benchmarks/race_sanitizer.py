@@ -87,7 +87,7 @@ def in_a_process(head_dim: int, name: str, causal: bool, mistake: str, experimen
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS
         )
-        said = ended.stdout + ended.stderr
+        said = ended.stdout + "\n" + ended.stderr
         found = sorted(set(re.findall(r"Assertion `(.*?)` failed", said)))
         if ended.returncode and not found:
             found = [said.strip().splitlines()[-1]]
@@ -100,7 +100,7 @@ def in_a_process(head_dim: int, name: str, causal: bool, mistake: str, experimen
         "head_dim": head_dim,
         "causal": causal,
         "found": found,
-        "error": float(error[1]) if (error := re.search(r"error: (\S+)", said)) else None,
+        "error": float(error[1]) if (error := re.search(r"^error: (\S+)$", said, re.M)) else None,
         "seconds": round(time.monotonic() - start, 1),
     }
     print(head_dim, name, "causal" if causal else "full", mistake, found, row["error"], flush=True)
