@@ -610,14 +610,23 @@ ${Array.from({ length: TONES }, (_, tone) => `.bf [data-tone="${tone}"] { --mm-t
 .bf .mm-edge.mm-shared { stroke-width: 2.5; }
 .bf .mm-label { paint-order: stroke; stroke: var(--bf-paper); stroke-width: 3.5px; stroke-linejoin: round;
   font-size: 11px; font-weight: 650; }
-.bf .mm-queue { padding-top: 8px; min-height: 2.8em; font-size: 13px; }
+.bf .mm-queue { padding-top: 8px; min-height: calc(2.8em + 8px); font-size: 13px; }
 .bf .mm-queue b { font-weight: 650; }
 .bf .mm-tables { height: 9.4em; overflow-y: auto; margin-top: 4px; padding: 4px 8px; font-size: 12px;
   border: 1px solid var(--bf-line); border-radius: 6px; }
 .bf .mm-tables:focus-visible { outline: 2px solid var(--bf-accent); outline-offset: 2px; }
 .bf .mm-tables div { display: grid; grid-template-columns: 3.2em 1fr; gap: 6px; }
-.bf .mm-numbers { padding: 9px 16px 11px; font-size: 13px; border-top: 1px solid var(--bf-line); }
-.bf .mm-row { display: grid; grid-template-columns: minmax(0, 15rem) 7.6rem 7.6rem; gap: 2px 12px; min-height: 23px;
+.bf .mm-lower { display: grid; gap: 10px 28px; padding: 9px 16px 11px; border-top: 1px solid var(--bf-line); }
+@container (min-width: 720px) { .bf .mm-lower { grid-template-columns: 1fr 1fr; } }
+.bf .mm-numbers { font-size: 13px; }
+.bf .mm-over-time { min-width: 0; }
+.bf .mm-over-time > svg { width: 100%; overflow: visible; }
+.bf .mm-tick { stroke: var(--bf-line); }
+.bf .mm-cursor { stroke: var(--bf-ink); stroke-width: 1.5; }
+.bf .mm-line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.bf .mm-line[data-line=contiguous] { stroke: var(--bf-hbm); stroke-dasharray: 5 3; }
+.bf .mm-line[data-line=paged] { stroke: var(--bf-sram); }
+.bf .mm-row { display: grid; grid-template-columns: minmax(0, 1fr) 6.4rem 6.4rem; gap: 2px 12px; min-height: 23px;
   align-items: center; }
 .bf .mm-row > :nth-child(n + 2) { text-align: right; white-space: nowrap; }
 @container (max-width: 479.9px) { .bf .mm-row { grid-template-columns: 1fr 5.4rem 5.4rem; } }
@@ -744,6 +753,42 @@ function comparison() {
   return { node, draw };
 }
 
+/** The share of slots that hold a token, over all steps. */
+function overTime() {
+  const [left, right, top, height] = [40, 8, 14, 190];
+  const svg = svgNode("svg", { height: top + height + 26, "aria-hidden": "true" });
+  const still = svgNode("g");
+  const cursor = svgNode("line", { class: "mm-cursor" });
+  svg.append(still, cursor);
+  const node = htmlNode("div", { class: "mm-over-time" },
+    htmlNode("div", { class: "bf-muted", text: "slots that hold a token, over the steps" }), svg,
+    htmlNode("div", { "aria-hidden": "true" }, swatches({
+      paged: "fill: var(--bf-sram)",
+      "contiguous (dashed)": "fill: var(--bf-hbm)",
+    })));
+
+  function draw(frames, step, width) {
+    const x = (at) => left + ((width - left - right) * at) / STEPS;
+    const y = (share) => top + height * (1 - share);
+    const nodes = [];
+    for (const share of [0, 0.5, 1]) {
+      nodes.push(svgNode("line", { class: "mm-tick", x1: left, x2: width - right, y1: y(share), y2: y(share) }),
+        svgNode("text", { class: "bf-muted", x: left - 6, y: y(share) + 4, "text-anchor": "end", text: `${100 * share}%` }));
+    }
+    for (const at of [0, STEPS / 2, STEPS]) {
+      const anchor = at === STEPS ? "end" : at ? "middle" : "start";
+      nodes.push(svgNode("text", { class: "bf-muted", x: x(at), y: top + height + 18, "text-anchor": anchor, text: at }));
+    }
+    for (const name of Object.keys(SYSTEMS)) {
+      const points = frames[name].map(({ use }, at) => `${x(at).toFixed(2)} ${y(use.tokens / SLOTS).toFixed(2)}`);
+      nodes.push(svgNode("path", { class: "mm-line", "data-line": name, d: `M${points.join("L")}` }));
+    }
+    still.replaceChildren(...nodes);
+    setAttributes(cursor, { x1: x(step), x2: x(step), y1: top - 4, y2: top + height + 4 });
+  }
+  return { node, svg, draw };
+}
+
 // ---- the figure ---------------------------------------------------------------------------------
 
 const OPTIONS = ["rate", "prompt", "output", "prefix", "parallel", "method", "block_size", "reservation"];
@@ -787,13 +832,14 @@ function render({ model, el }) {
   const says = htmlNode("p", { class: "mm-caption", role: "status" });
   const sides = Object.fromEntries(Object.keys(SYSTEMS).map((name) => [name, side(id, name)]));
   const table = comparison();
+  const chart = overTime();
   root.append(
     htmlNode("div", { class: "bf-title" }, htmlNode("strong", { text: "The memory map" }),
       htmlNode("span", { class: "bf-muted", text: `${SLOTS} slots for keys and values, the same requests` })),
     htmlNode("div", { class: "bf-controls mm-controls" }, ...Object.values(controls).map(({ node }) => node)),
     htmlNode("div", { class: "mm-step" }, htmlNode("div", { class: "mm-bar" }, steps.node, time.node), says),
     htmlNode("div", { class: "mm-stage" }, ...Object.values(sides).map(({ node }) => node)),
-    table.node,
+    htmlNode("div", { class: "mm-lower" }, table.node, chart.node),
     htmlNode("div", { class: "bf-notes bf-muted" }, keys(id), htmlNode("p", { text:
       "A number is a request’s. In every step each sequence in memory computes one token, a newcomer its " +
       "whole prompt. Requests are served in the order in which they came; where paged memory runs out, the " +
@@ -819,6 +865,7 @@ function render({ model, el }) {
     table.draw(shown.frames, step);
     Object.entries(sides).forEach(([each, { draw: drawSide }]) =>
       drawSide(shown.frames[each][step], options, width));
+    if (width) chart.draw(shown.frames, step, width);
   }
 
   const events = [...OPTIONS, "step"].map((key) => `change:${key}`);

@@ -1,6 +1,7 @@
 """The figure's memories and its scheduler against serving/, operation by operation and step by step."""
 
 import itertools
+import math
 from random import Random
 
 import pytest
@@ -173,9 +174,36 @@ def test_buddies_are_pythons(in_node, slots):
 
 
 def random_numbers(seed):
+    """Park and Miller's."""
     while True:
         seed = seed * 48271 % (2**31 - 1)
         yield seed
+
+
+def make_trace(options):
+    """The figure's requests: arrivals, prompts and outputs."""
+    draws, time, trace = random_numbers(20230917), 0.0, []
+
+    def exponential(mean):
+        return -math.log(next(draws) / (2**31 - 1)) * mean
+
+    def length(mean, longest):
+        return min(longest, max(1, math.floor(exponential(mean) + 0.5)))
+
+    while True:
+        time += exponential(10 / options["rate"])
+        if time > memory_map.STEPS:
+            return trace
+        prefix = options["prefix"]
+        trace.append(
+            {
+                "number": len(trace),
+                "arrival": math.floor(time),
+                "prefix": prefix,
+                "prompt": prefix + length(options["prompt"], 32 - prefix),
+                "output": length(options["output"], 32),
+            }
+        )
 
 
 def python_frames(trace, options, system):
@@ -323,6 +351,7 @@ def test_traces_have_the_rate_and_the_lengths(in_node):
         [all_options({"rate": rate, "prefix": 4}) for rate in memory_map.RATES],
     )
     for rate, trace in zip(memory_map.RATES, traces, strict=True):
+        assert trace == make_trace(all_options({"rate": rate, "prefix": 4}))
         expected = rate * memory_map.STEPS / 10
         assert abs(len(trace) - expected) < 4 * expected**0.5
         assert [each["number"] for each in trace] == list(range(len(trace)))
