@@ -160,7 +160,9 @@ def make_app(
         yield
         await asyncio.to_thread(background.stop)
 
-    app = FastAPI(title="The attention book's engine", lifespan=lifespan, docs_url=None)
+    app = FastAPI(
+        title="The attention book's engine", lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.add_middleware(BodyLimits, limits=limits)
 
     @app.get("/health")

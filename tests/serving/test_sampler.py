@@ -66,6 +66,11 @@ def test_top_p_keeps_the_token_that_reaches_the_share_and_none_after():
         assert (probabilities(logits, top_p=top_p) > 0).sum() == count, top_p
 
 
+def test_top_p_that_is_reached_exactly_takes_no_more():
+    for count in (1, 2, 3, 4):
+        assert (probabilities(torch.zeros(1, 4), top_p=count / 4) > 0).sum() == count
+
+
 def test_a_row_has_its_own_options():
     logits = torch.tensor([[1.0, 2.0, 3.0]] * 3)
     tokens, weights = filtered(
@@ -128,6 +133,20 @@ def test_the_ends_of_the_random_numbers_are_tokens_that_can_come(uniform):
     number = torch.tensor([uniform], dtype=torch.float64)
     (token,) = sample(logits, *options(1, top_k=11), number).tolist()
     assert token == (6 if uniform == 0 else 6 + 7 * 10)
+
+
+def test_a_number_on_the_border_of_two_tokens_is_the_second():
+    numbers = torch.tensor([0, 0.25, 0.5, 0.75], dtype=torch.float64)
+    assert sample(torch.zeros(4, 4), *options(4), numbers).tolist() == [0, 1, 2, 3]
+
+
+def test_probabilities_that_add_up_to_less_than_one_lead_to_no_other_token():
+    """Ten tenths, for one, are 1 - 2**-53 in float64."""
+    count = torch.arange(1, 100)
+    numbers = torch.full((99,), 1 - 2.0**-53, dtype=torch.float64)
+    temperature, _, top_p = options(99)
+    tokens = sample(torch.zeros(99, 200), temperature, count, top_p, numbers)
+    assert torch.equal(tokens, count - 1)
 
 
 def test_greedy_is_the_first_of_the_likeliest_whatever_the_number():
