@@ -255,6 +255,12 @@ def _check_product(a, b, acc) -> None:
     kind = a.data.dtype
     if kind != b.data.dtype or not (kind in HALF or kind.itemsize == 1):
         raise NotSimulated(f"a wgmma of {a.dtype} and {b.dtype} at {where}")
+    along_the_sum = [b.data.stride(0)] + [a.data.stride(1)] * isinstance(a, SharedMemory)
+    if kind.itemsize == 1 and any(stride != 1 for stride in along_the_sum):
+        raise SimulationError(
+            "8-bit tiles in shared memory must be contiguous along what is summed; the wgmma at "
+            f"{where} has one that is not"
+        )
     if rows % 64 or b.shape[1] % 8 or depth * kind.itemsize % 32:
         raise SimulationError(
             f"wgmma multiplies 64 rows at a time, a multiple of 8 columns, and 32 bytes of depth; got "
