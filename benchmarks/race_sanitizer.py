@@ -6,6 +6,11 @@ The sanitizer, ConSan, compiles checks into the kernel: each program keeps note 
 which part of shared memory, and which barrier says so to whom. An access that no barrier orders, and a wait
 that nothing can end, stop the kernel with an assertion. What it sees is one run, at the timing of that run.
 
+The sanitizer of Triton 3.6 takes each copy by the TMA for an arrival at its barrier, and the call that says
+how many bytes to expect for none. Two copies that share a barrier and its one arrival it takes for two
+phases, and then reports deadlocks that are none. So here each copy announces its own bytes, and a barrier
+of K and V counts two arrivals: ``COUNTED``, the only changes of the kernel.
+
 One row a design and mask: ``design, switches, head_dim, causal, found`` (what the sanitizer said: nothing,
 if all is well), ``error``, the output's largest against float64 if the kernel ended, and ``seconds``, most
 of them the compiler's. The last rows are kernels with a ``mistake`` planted, to see that the sanitizer
@@ -15,8 +20,7 @@ and is given up after some minutes.
 
 import argparse
 import dataclasses
-import importlib.util
-import inspect
+import importlib
 import os
 import re
 import subprocess
@@ -35,21 +39,45 @@ import triton
 
 from benchmarks import ablation
 from instruments import records
-from kernels import flash3, flash3_kernel
+from kernels import flash3
 from kernels.reference import attention as reference
 
 LIMIT_SECONDS = 240
 SHAPE = dict(batch=1, heads=2, seq_query=300, seq_key=700)
 PROGRAMS = 3
-# A mistake's name, the text of kernels/flash3_kernel.py that is replaced, and with what.
+# Module, its text, and what replaces it.
+COUNTED = (
+    (
+        "flash3_pipeline",
+        "    mbarrier.expect(full, given.key.block_type.nbytes * (KEY + VALUE))\n",
+        "    if KEY + VALUE == 1:\n        mbarrier.arrive(full, count=1)\n",
+    ),
+    (
+        "flash3_pipeline",
+        "    if KEY:\n",
+        "    if KEY:\n        mbarrier.expect(full, given.key.block_type.nbytes)\n",
+    ),
+    (
+        "flash3_pipeline",
+        "    if VALUE:\n",
+        "    if VALUE:\n        mbarrier.expect(full, given.key.block_type.nbytes)\n",
+    ),
+    (
+        "flash3_kernel",
+        "            make_barriers(STAGES, 1),\n",
+        "            make_barriers(STAGES, 2),\n",
+    ),
+)
 MISTAKES = {
     "a slot released before its product is done": (
+        "flash3_kernel",
         "    accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])\n"
         "    finish(step, work, given, shared, shared.queries.tiles.shape[0] > 1)\n",
         "    finish(step, work, given, shared, shared.queries.tiles.shape[0] > 1)\n"
         "    accumulator, weights = warpgroup_mma_wait(0, deps=[accumulator, weights])\n",
     ),
     "queries read before they have landed": (
+        "flash3_kernel",
         "        wait_full(shared.queries, round * CONSUMERS + INDEX)\n",
         "",
     ),
@@ -90,7 +118,7 @@ def in_a_process(head_dim: int, name: str, causal: bool, mistake: str, experimen
         said = ended.stdout + "\n" + ended.stderr
         found = sorted(set(re.findall(r"Assertion `(.*?)` failed", said)))
         if ended.returncode and not found:
-            found = [said.strip().splitlines()[-1]]
+            found = re.findall(r"CUDA error: .*", said)[:1] or [said.strip().splitlines()[-1]]
     except subprocess.TimeoutExpired:
         said, found = "", [f"no end after {LIMIT_SECONDS} s"]
     row = {
@@ -110,8 +138,7 @@ def in_a_process(head_dim: int, name: str, causal: bool, mistake: str, experimen
 def run_one(head_dim: str, name: str, causal: str, mistake: str) -> None:
     """Run a design once, on several tiles of queries a program, and say how far off the output is."""
     triton.set_allocator(scratch)
-    if mistake:
-        flash3.flash3_kernel = with_mistake(*MISTAKES[mistake]).flash3_kernel
+    flash3_kernel = changed_kernel(*COUNTED, *([MISTAKES[mistake]] if mistake else []))
     design, causal = ablation.designs(int(head_dim))[name], bool(int(causal))
     batch, heads, seq_query, seq_key = SHAPE.values()
     torch.manual_seed(0)
@@ -124,7 +151,7 @@ def run_one(head_dim: str, name: str, causal: str, mistake: str) -> None:
     grid, arguments, constants = flash3.launch(
         query, key, value, output, logsumexp, causal, scale, design, PROGRAMS
     )
-    flash3.flash3_kernel[grid](*arguments, num_warps=design.warps, **constants)
+    flash3_kernel[grid](*arguments, num_warps=design.warps, **constants)
     torch.cuda.synchronize()
     exact = reference(query, key, value, causal=causal)
     print("error:", float((output - exact).abs().max()), flush=True)
@@ -135,17 +162,20 @@ def scratch(size: int, alignment: int, stream: int | None) -> torch.Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
-def with_mistake(right: str, wrong: str):
-    """The kernel's module with a mistake."""
-    source = inspect.getsource(flash3_kernel)
-    if source.count(right) != 1:
-        raise ValueError(f"expected the text once in the kernel: {right!r}")
-    path = Path(tempfile.mkdtemp(), "mistaken.py")
-    path.write_text(source.replace(right, wrong))
-    spec = importlib.util.spec_from_file_location("mistaken", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def changed_kernel(*changes: tuple[str, str, str]):
+    """The kernel, with changes of its modules' text."""
+    folder = Path(tempfile.mkdtemp())
+    for name in ("flash3_pipeline", "flash3_kernel"):
+        source = Path(kernels.__file__).with_name(f"{name}.py").read_text("utf-8")
+        for module, right, wrong in changes:
+            if module == name:
+                if source.count(right) != 1:
+                    raise ValueError(f"expected this text once in {name}.py: {right!r}")
+                source = source.replace(right, wrong)
+        source = source.replace("from kernels.flash3_pipeline", "from changed_flash3_pipeline")
+        Path(folder, f"changed_{name}.py").write_text(source, "utf-8")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("changed_flash3_kernel").flash3_kernel
 
 
 if __name__ == "__main__":
