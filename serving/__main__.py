@@ -1,4 +1,11 @@
-"""Serve a model over HTTP: ``python -m serving``."""
+"""Serve a model over HTTP.
+
+::
+
+    python -m serving
+    curl -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/completions \\
+      -d '{"prompt": "A tile of keys", "max_tokens": 200, "temperature": 0.7, "stream": true}'
+"""
 
 import argparse
 from pathlib import Path
