@@ -14,9 +14,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-# Before anything imports Triton: students' kernels are interpreted, here and in the box.
-os.environ["TRITON_INTERPRET"] = "1"
-
 import tqdm
 
 from grading import assignment, course, gradebook, judge, release, report, submissions
@@ -167,6 +164,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
+    # Before a test imports Triton: kernels are interpreted, here and in the box.
+    os.environ["TRITON_INTERPRET"] = "1"
     try:
         sys.exit(arguments.run(arguments))
     except (AssignmentError, BoxError) as error:

@@ -65,9 +65,10 @@ def grade(
     if unknown:
         raise AssignmentError(f"There is no submission of {', '.join(sorted(unknown))}.")
     course.results.mkdir(exist_ok=True)
+    digest = course.assignment.digest()
     waiting = []
     for student in only or submissions:
-        if again or not _is_done(course, submissions[student], run):
+        if again or not _is_done(course, submissions[student], run, digest):
             waiting.append(submissions[student])
         else:
             progress(student)
@@ -90,7 +91,7 @@ def _file(course: Course, submission: Submission) -> Path | None:
     return file if file.is_file() and not submission.problem else None
 
 
-def _is_done(course: Course, submission: Submission, run: dict) -> bool:
+def _is_done(course: Course, submission: Submission, run: dict, digest: str) -> bool:
     file = result_file(course, submission.student)
     if not file.exists():
         return False
@@ -100,7 +101,7 @@ def _is_done(course: Course, submission: Submission, run: dict) -> bool:
         return False
     source = _file(course, submission)
     same = {
-        "digest": course.assignment.digest(),
+        "digest": digest,
         "submission": judge.digest_of(source),
         "seed": run["seed"],
         "tier": run["tier"],

@@ -101,6 +101,8 @@ def _cell(value: object) -> object:
     """A cell that no table program takes for a formula."""
     if value is None:
         return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
         return "'" + value
     return value

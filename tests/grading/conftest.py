@@ -1,17 +1,22 @@
 """What the tests of the grader share."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grading import assignment, box, judge
 
+collect_ignore = ["add", "double"]  # exercises, whose tests are for students
 TIER = box.best_tier()
 needs_box = pytest.mark.skipif(
     TIER not in box.OFFICIAL, reason="needs bubblewrap, or root and a Python that all users can run"
 )
 DOUBLE = assignment.find(str(Path(__file__).with_name("double")))
+ADD = assignment.find(str(Path(__file__).with_name("add")))
+# For one that sleeps: others get more time on the clock, because the machine may be busy.
+IMPATIENT = replace(DOUBLE, limits=replace(DOUBLE.limits, wall=2.0))
 
 
 class Kept(box.Box):
@@ -44,7 +49,9 @@ def kept_boxes():
 def submit(tmp_path, monkeypatch, kept_boxes):
     """Judge a text as a submission; a fresh box is for those that leave something in it."""
 
-    def run(text: str, found=DOUBLE, *, fresh: bool = False, hidden: bool = True) -> judge.Report:
+    def run(
+        text: str, found=DOUBLE, *, fresh: bool = False, hidden: bool = True, seed: int = 11
+    ) -> judge.Report:
         file = tmp_path / "handed_in.py"
         file.write_text(text, "utf-8")
 
@@ -58,7 +65,7 @@ def submit(tmp_path, monkeypatch, kept_boxes):
 
         if not fresh:
             monkeypatch.setattr(judge, "Box", kept)
-        return judge.judge(found, file, seed=11, tier=TIER, hidden=hidden)
+        return judge.judge(found, file, seed=seed, tier=TIER, hidden=hidden)
 
     return run
 

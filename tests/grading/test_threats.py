@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.grading import threats
-from tests.grading.conftest import needs_box
+from tests.grading.conftest import DOUBLE, IMPATIENT, needs_box
 
 
 @needs_box
@@ -20,7 +20,8 @@ def test_a_threat_gets_its_score(threat, submit):
         text = threat.text.replace("PORT", str(server.getsockname()[1]))
         started = time.monotonic()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        report = submit(text, fresh=threat.fresh)
+        found = IMPATIENT if threat.impatient else DOUBLE
+        report = submit(text, found, fresh=threat.fresh)
         with pytest.raises(BlockingIOError):
             server.accept()
     states = {result.state for result in report.results}
@@ -35,8 +36,6 @@ def test_a_threat_gets_its_score(threat, submit):
 
 @needs_box
 def test_nobody_is_harmed_by_those_before(submit):
-    from tests.grading.conftest import DOUBLE
-
     report = submit((DOUBLE.folder / "solution.py").read_text("utf-8"))
     assert report.score == 6 and not report.flags
 

@@ -4,7 +4,7 @@ They are for the exercise in ``double``: 2 points for small numbers, 1 for uncha
 hidden test. What gives right answers gets all 6, whatever else it tries in vain.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import dedent
 
 CRASHED, WRONG, PASSED, NOT_ATTEMPTED = "crashed", "wrong", "passed", "not attempted"
@@ -19,6 +19,7 @@ class Threat:
     score: float
     states: set[str]
     fresh: bool = False
+    impatient: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -92,7 +93,7 @@ EXITS = [
 
 FLOODS = [
     at_import("loops for ever at import", "while True: pass", 0, CRASHED),
-    in_call("sleeps", "time.sleep(1000)", 0, CRASHED),
+    replace(in_call("sleeps", "time.sleep(1000)", 0, CRASHED, fresh=True), impatient=True),
     in_call(
         "loops and ignores signals",
         """
