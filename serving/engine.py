@@ -319,11 +319,11 @@ class Engine:
         first n others grow. It is over when no beam can still beat the n best hypotheses.
         """
         params, number = request.params, request.group.number
-        scores = torch.tensor([branch.score for branch in request.branches], device=logits.device)
+        scores = torch.tensor([branch.score for branch in request.branches], dtype=torch.float64)
         sequences = [*request.group.sequences]
         continuations, growing, found = [], [], [*request.hypotheses]
         for rank, (parent, token, score) in enumerate(
-            sampler.extend_beams(logits, scores, 2 * params.n)
+            sampler.extend_beams(logits, scores.to(logits.device), 2 * params.n)
         ):
             tokens = [*request.branches[parent].tokens, token]
             reason = self._finish_reason(params, tokens)

@@ -138,9 +138,9 @@ def extend_beams(logits: Tensor, scores: Tensor, count: int) -> list[Candidate]:
 
     Args:
         logits: ``(beams, vocabulary)``.
-        scores: ``(beams,)``, the log-probability of each beam so far.
+        scores: ``(beams,)`` in float64, the log-probability of each beam so far.
     """
-    total = scores.double()[:, None] + logits.double().log_softmax(-1)
+    total = scores[:, None] + logits.double().log_softmax(-1)
     best = total.flatten().sort(descending=True, stable=True)
     return [
         Candidate(*divmod(place, logits.shape[-1]), score)

@@ -157,8 +157,8 @@ def test_greedy_is_the_first_of_the_likeliest_whatever_the_number():
 
 def test_beams_go_on_with_the_likeliest_of_all():
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    scores = torch.tensor([-1.0, -2.0, -0.5])
-    table = scores.double()[:, None] + logits.double().log_softmax(-1)
+    scores = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64)
+    table = scores[:, None] + logits.double().log_softmax(-1)
     expected = sorted(
         ((table[beam, token].item(), beam, token) for beam in range(3) for token in range(5)),
         reverse=True,
