@@ -1,5 +1,7 @@
 """Plots of chapter 8's records: what memory is used for, and what that does to a server."""
 
+from itertools import pairwise
+
 from instruments.plots import PALETTE, figure
 from instruments.records import Record
 
@@ -43,3 +45,43 @@ def plot_memory_waste(record: Record, workload: str) -> None:
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"% of the slots ({workload} lengths)")
         axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def sustained_rate(rows: list[dict], latency: float) -> float:
+    """The rate at which one system's latency reaches so many seconds a token, between measured rates.
+
+    ``rows`` are those of one system, at rates that go up. If the latency stays below, the highest rate.
+    """
+    rows = sorted(rows, key=lambda row: row["rate"])
+    if rows[0]["latency"] > latency:
+        raise ValueError(
+            f"at the lowest rate, {rows[0]['rate']}, the latency is {rows[0]['latency']} already, "
+            f"above {latency}"
+        )
+    for below, above in pairwise(rows):
+        if above["latency"] > latency:
+            part = (latency - below["latency"]) / (above["latency"] - below["latency"])
+            return below["rate"] + part * (above["rate"] - below["rate"])
+    return rows[-1]["rate"]
+
+
+def plot_latency(record: Record, title: str, **scenario) -> None:
+    """Seconds a token against the rate of requests, a line a system; ``scenario`` chooses the rows."""
+    by_system: dict[str, list[dict]] = {}
+    for row in record.where(**scenario):
+        by_system.setdefault(row["system"], []).append(row)
+    highest = {system: max(row["rate"] for row in rows) for system, rows in by_system.items()}
+    alt = f"{title}: normalized latency against requests a second, " + ", ".join(
+        f"{SYSTEM_NAMES[system]} from {1000 * rows[0]['latency']:.0f} to "
+        f"{1000 * rows[-1]['latency']:.0f} ms a token at {highest[system]:.3g}"
+        for system, rows in by_system.items()
+    )
+    with figure(title, alt=f"{alt}.") as axes:
+        for system, rows in by_system.items():
+            rates = [row["rate"] for row in rows]
+            latencies = [1000 * row["latency"] for row in rows]
+            axes.plot(rates, latencies, marker="o", markersize=4, label=SYSTEM_NAMES[system])
+        axes.set_yscale("log")
+        axes.set_xlabel("requests a second")
+        axes.set_ylabel("ms a token, from arrival to end")
+        axes.legend()
