@@ -661,9 +661,10 @@ const caption = ({ tiles, block_n, clock }) =>
   `${tiles} tiles of ${block_n} keys, walked from the last to the first. A slot takes what a step multiplies: ` +
   "its tile of K, and the tile of V of the step before. What comes after what, and what overlaps, is the " +
   "kernel’s own. How long it takes is a model’s (HopperClock): each unit works at its " +
-  `data-sheet rate on one operation after the other; copies get ${clock.bytes_per_cycle} bytes a cycle and ` +
-  `land ${clock.latency} cycles later, both assumed; what starts or synchronises something takes ` +
-  `${clock.step}. It predicts no time. With so few tiles, beginning and end weigh more than in a long run. ` +
+  `data-sheet rate on one operation after the other; copies get ${clock.bytes_per_cycle} bytes a cycle, chosen ` +
+  `between measured rates, and land ${clock.latency} cycles later, assumed; what starts or synchronises ` +
+  `something takes ${clock.step}. It predicts no time. With so few tiles, beginning and end weigh more than in ` +
+  "a long run. " +
   "In the lane of a consumer: above, its products on the tensor cores; below, what its warps do. Short " +
   "waits for a unit in use count as softmax. Bars are marked with their tile and, where there is room, " +
   "with their consumer after a dot.";

@@ -38,7 +38,7 @@ class WarpTimeline(Figure):
     overlap = traitlets.Enum(["none", "maximum", "softmax"], "maximum").tag(**STATE)
     pingpong = traitlets.Bool(False).tag(**STATE)
     head_dim = traitlets.Enum([64, 128], 128).tag(**STATE)
-    cycle = traitlets.Int(9250, min=0).tag(**STATE)
+    cycle = traitlets.Int(9500, min=0).tag(**STATE)
     runs = traitlets.Dict(default_value=recorded_runs()).tag(**STATE)
 
     @traitlets.validate("runs")

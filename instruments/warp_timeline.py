@@ -68,8 +68,7 @@ def design_of(setting: dict) -> Design:
     """How the kernel is launched in a setting.
 
     The output leaves through the queries' memory: for one tile of queries that changes nothing, and three
-    slots fit beside it. The accumulator is rescaled together with the softmax, so that arithmetic after a
-    product of scores is that tile's.
+    slots fit beside it.
     """
     specialized = setting["loader"] == "producer"
     return Design(
@@ -105,9 +104,10 @@ def timelines() -> dict:
     Each run has, besides its setting and ``queries`` and ``cycles``, rows of numbers in order of time:
 
     * ``partitions``, a list for each, the producer first if there is one:
-      ``[place in does, start, end]``, then of work the tile whose scores it is about, or ``NO_TILE`` for
-      the output, and of a wait on a barrier its slot and the number of the phase. Between its rows a
-      partition gives orders: it arrives at barriers, starts products and copies.
+      ``[place in does, start, end]``, then of work the tile whose softmax it belongs to, as the rescaling
+      by that tile's factor does, or ``NO_TILE`` for the output, and of a wait on a barrier its slot and the
+      number of the phase. Between its rows a partition gives orders: it arrives at barriers, starts
+      products and copies.
     * ``products``: ``[consumer, 0 of scores or 1 of the output, tile, issued, start, end]``
     * ``exponentials``: ``[consumer, tile, start, end]``
     * ``copies``: ``[place in tensors, slot, tile, asked for, start, end, landed, released]``; of queries
@@ -216,10 +216,12 @@ def partition_rows(run: Run, name: str) -> list[list]:
         if span.partition != name:
             continue
         if span.lane == TENSOR_CORES:
-            if tensor_of(span.buffer) == "key":
+            # Between a step's two products its accumulator is rescaled, by the factor of the tile before.
+            # So a tile's arithmetic begins with the product of that tile's V, or with the first scores.
+            if tensor_of(span.buffer) == "value":
+                about = tile_of(span) - 1 if tile_of(span) else NO_TILE
+            elif tile_of(span) == TILES - 1:
                 about = tile_of(span)
-            elif tile_of(span) == 0:
-                about = NO_TILE  # the last product: what follows is the output's
         elif span.lane == name:
             rows.append(waited_for(span, phases))
             now = span.end

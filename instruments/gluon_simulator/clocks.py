@@ -26,15 +26,16 @@ class HopperClock:
 
     Attributes:
         per_cycle: what each unit does in a cycle. Tensor cores: 989.4 TFLOP/s of dense float16 over 132 SMs
-            at 1.83 GHz. Exponentials and float32: 4 and 32 a quadrant, of which there are 4. Copies: half
-            of the 64 bytes an SM can take, as all of them ask the L2 at once; an assumption.
-        latency: cycles from starting a copy to its first byte, an assumption too.
+            at 1.83 GHz. Exponentials and float32: 4 and 32 a quadrant, of which there are 4. Copies:
+            between what ``benchmarks.copy_rate`` measures when all SMs read the same tiles from the L2
+            and when they read different ones.
+        latency: cycles from starting a copy to its first byte, an assumption.
         step: cycles a barrier operation, or starting a product or a copy, keeps a partition busy.
     """
 
     per_cycle: Mapping[str, float] = field(
         default_factory=lambda: MappingProxyType(
-            {TENSOR_CORES: 4096, EXPONENTIALS: 16, FLOAT32: 128, COPIES: 32}
+            {TENSOR_CORES: 4096, EXPONENTIALS: 16, FLOAT32: 128, COPIES: 64}
         )
     )
     latency: float = 700

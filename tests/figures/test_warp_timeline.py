@@ -174,7 +174,8 @@ def test_a_wait_names_the_tiles_that_it_is_for(in_node):
             if DATA["does"][does] == "pairs.full"
             for slot, _ in [rest]
         ]
-        assert waits
+        if run["stages"] == 1:
+            assert waits  # nothing can arrive ahead
         asked.append([run, [end - 1 for _, _, end, _ in waits]])
         ends.append(waits)
     for (run, _), waits, said in zip(asked, ends, texts(in_node, asked), strict=True):

@@ -18,6 +18,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from instruments import gluon_simulator as simulator
 from instruments.gluon_simulator import HopperClock, simulate
+from instruments.gluon_simulator.clocks import COPIES
 
 SEEDS = range(8)
 UNITS = ("tensor cores", "exponential unit", "float32 units", "copy engine")
@@ -322,7 +323,7 @@ def test_times_are_the_clock_s():
     box_left, box_right = descriptor(left, (64, 128)), descriptor(right, (32, 128))
     run = simulate(product_kernel, (1,), box_left, box_right, out, COLUMNS=32, clock=clock)
     fills = {span.buffer: span for span in run.trace if span.name == "fill"}
-    left_copy, right_copy = 2 * 64 * 128 / 32, 2 * 32 * 128 / 32
+    left_copy, right_copy = (clock.cycles(COPIES, 2 * rows * 128) for rows in (64, 32))
     first, second = fills["left_tile"], fills["right_tile"]
     assert first.end - first.start == left_copy + 500
     # Copies queue, their latencies overlap.

@@ -133,29 +133,32 @@ def test_a_wait_at_a_ring_ends_when_all_of_it_has_landed_or_is_released():
                     copies = [row for row in run["copies"] if row[:2] == [QUERY, slot]]
                 assert max(row[6 if side == "full" else 7] for row in copies) == end, name(run)
                 found[ring, side] += 1
-        assert found["queries", "full"] and found["pairs", "full"], name(run)
+        assert found["queries", "full"], name(run)
+        # Who loads alone asks for the first keys after the queries; one slot lets nothing arrive ahead.
+        if run["loader"] == "alone" or run["stages"] == 1:
+            assert found["pairs", "full"], name(run)
         if run["loader"] == "producer":
             assert found["pairs", "empty"], name(run)
 
 
-def in_flight_with_own_products(run, consumer, spans):
-    """Cycles of spans, [start, end] each, in which a product of the consumer is in flight."""
+def in_flight_with_own_output(run, consumer, spans):
+    """Cycles of spans, [start, end] each, in which the consumer's product with V is in flight."""
     return sum(
         max(0, min(end, done) - max(start, issued))
         for start, end in spans
-        for of, _, _, issued, _, done in run["products"]
-        if of == consumer
+        for *of, _, issued, _, done in run["products"]
+        if of == [consumer, 1]
     )
 
 
-def test_overlap_is_what_puts_the_softmax_or_its_maximum_under_its_own_products():
+def test_overlap_is_what_puts_the_softmax_or_its_maximum_under_the_product_with_v():
     for run in RUNS:
         working = exponentials = 0
         for consumer, rows in enumerate(run["partitions"][run["loader"] == "producer" :]):
             work = [row[1:3] for row in rows if row[0] == WORK]
-            working += in_flight_with_own_products(run, consumer, work)
+            working += in_flight_with_own_output(run, consumer, work)
             own = [row[2:] for row in run["exponentials"] if row[0] == consumer]
-            exponentials += in_flight_with_own_products(run, consumer, own)
+            exponentials += in_flight_with_own_output(run, consumer, own)
         assert (working > 0) == (run["overlap"] != "none"), name(run)
         if run["overlap"] != "softmax":
             assert exponentials == 0, name(run)
@@ -183,7 +186,7 @@ def test_pingpong_is_what_keeps_a_consumers_products_together():
         assert len(together) == (TILES - 1) * design_of(run).consumers, name(run)
         if run["pingpong"]:
             assert all(together), name(run)
-        elif run["head_dim"] == 128:
+        elif run["stages"] == 1:  # all wait for the same pair, and go on at once
             assert not all(together), name(run)
 
 
@@ -199,7 +202,10 @@ def test_exponentials_are_of_scores_that_are_there():
 
 
 def test_work_says_whose_softmax_it_is():
-    """Every softmax comes after the wait for its scores, and holds its exponentials."""
+    """Every softmax comes after the wait for its scores, and holds its exponentials.
+
+    So the rescaling, which runs while the scores of the next tile are in flight, is not that tile's.
+    """
     for run in RUNS:
         for consumer, rows in enumerate(run["partitions"][run["loader"] == "producer" :]):
             work = [row[1:] for row in rows if row[0] == WORK]
