@@ -27,7 +27,7 @@ from tests.serving.memory import check_pools
 from tests.serving.tiny import CONFIG, tiny_model
 
 BYTES = replace(CONFIG, vocabulary=tokenizer.VOCABULARY)
-PATIENCE = 20  # seconds until what should happen at once counts as never
+PATIENCE = 60  # seconds until what should happen at once counts as never
 
 
 def wait_until(condition) -> None:
@@ -187,6 +187,14 @@ def test_a_growing_text_shows_no_part_of_a_stop_or_of_a_character():
     assert text.push(tokenizer.encode("!"), "stop") == ""
     cut_off = tokenizer.encode("é")[:1]
     assert Text([]).push(cut_off, "length") == "\ufffd"
+
+
+def test_each_prompt_has_a_seed_of_its_own(server, model):
+    body = {"prompt": ["Tiles", "Tiles"], "max_tokens": 9, "seed": 3}
+    answer = [choice["text"] for choice in server.post(**body).json()["choices"]]
+    seeds = [expected(model, "Tiles", max_new_tokens=9, seed=seed)[0] for seed in (3, 4)]
+    assert answer == seeds
+    assert seeds[0] != seeds[1]
 
 
 def test_health_and_models(server):
