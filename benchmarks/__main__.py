@@ -37,6 +37,8 @@ SWEEPS = (
     "flash3_profile --experiment flash3_profile",
     "copy_rate --experiment copy_rate",
     "race_sanitizer --experiment flash3_races",
+    "attention --kernels fp8 --peers fa3_fp8,fp8_prepared,fa3 --head-dims 64,128,256 --experiment fp8",
+    "fp8_error --experiment fp8_error",
     "memory_waste --experiment memory_waste",
     "memory_sharing --experiment memory_sharing",
     "step_times --experiment step_times",

@@ -20,6 +20,7 @@ KERNELS = {
     "flash1": "flash1:attention",
     "flash2": "flash2:attention",
     "flash3": "flash3:attention",
+    "fp8": "fp8:attention",
 }
 """The book's kernels: name to ``module:function``."""
 
@@ -32,9 +33,10 @@ BACKENDS = {
 """Backends of PyTorch's ``scaled_dot_product_attention``: several kernels with S and P in memory, in
 float32 inside; the memory-efficient kernel from xFormers; FlashAttention-2; NVIDIA's cuDNN."""
 
-PEERS = ("eager", *BACKENDS, "flex", "fa3")
+PEERS = ("eager", *BACKENDS, "flex", "fa3", "fa3_fp8", "fp8_prepared")
 """What a kernel can be compared with; ``eager`` is the definition in three lines of PyTorch, ``flex`` its
-FlexAttention, compiled; ``fa3`` the library of :mod:`benchmarks.flash_attention_3`."""
+FlexAttention, compiled; ``fa3`` the library of :mod:`benchmarks.flash_attention_3`, ``fa3_fp8`` the same
+with inputs that are in e4m3 already; ``fp8_prepared`` the book's FP8 kernel without what it does first."""
 
 
 def kernel(name: str, **keywords: object) -> Callable:
@@ -54,8 +56,10 @@ def peer(name: str) -> Callable:
         return _eager
     if name == "flex":
         return _flex
-    if name == "fa3":
+    if name in ("fa3", "fa3_fp8"):
         return flash_attention_3.attention
+    if name == "fp8_prepared":
+        return _fp8_prepared
 
     def attention(backend, query, key, value, causal):
         with sdpa_kernel(backend):
@@ -72,6 +76,18 @@ def _eager(query, key, value, causal):
         hidden = torch.ones(seq, seq, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
     return scores.softmax(-1) @ value
+
+
+def _fp8_prepared(query, key, value, causal):
+    """The kernel for Hopper alone, for what :func:`kernels.fp8.prepare_for_hopper` gave."""
+    from kernels import fp8_hopper
+
+    shape = query.values.shape
+    output = torch.empty(shape, dtype=torch.float16, device=query.values.device)
+    logsumexp = torch.empty(shape[:-1], device=query.values.device)
+    prepared, design = fp8_hopper.Prepared(query, key, value), fp8_hopper.shipped_design(shape[-1])
+    fp8_hopper.forward(prepared, output, logsumexp, causal, shape[-1] ** -0.5, design)
+    return output
 
 
 def _flex(query, key, value, causal):
@@ -102,7 +118,18 @@ def random_inputs(dtype: str, batch: int, heads: int, seq: int, head_dim: int):
 
 
 def laid_out(name: str, inputs: tuple) -> tuple:
-    """The inputs, in memory as a contestant is made for them: fa3 wants all heads of a row together."""
-    if name != "fa3":
+    """The inputs as a contestant is made for them.
+
+    ``fa3`` wants all heads of a row together in memory, ``fa3_fp8`` also in e4m3, here without a scale; and
+    ``fp8_prepared`` rotated, and quantized by blocks.
+    """
+    if name == "fp8_prepared":
+        from kernels import fp8, fp8_hopper
+
+        design = fp8_hopper.shipped_design(inputs[0].shape[-1])
+        return fp8.prepare_for_hopper(*inputs, fp8.rotation_signs(inputs[0], 0), design)
+    if name not in ("fa3", "fa3_fp8"):
         return inputs
+    if name == "fa3_fp8":
+        inputs = tuple(x.to(torch.float8_e4m3fn) for x in inputs)
     return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs)

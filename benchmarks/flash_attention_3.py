@@ -15,8 +15,12 @@ import torch
 VARIABLE = "FLASH_ATTENTION_3"
 
 
-def attention(query, key, value, causal):
+def attention(query, key, value, causal, scales=(None, None, None)):
     """As the other contestants; made for tensors in memory as ``(batch, seq, heads, head_dim)``.
+
+    Args:
+        scales: for tensors in e4m3: what each must be multiplied with, ``(batch, kv_heads)`` in float32.
+            The output is bfloat16 then.
 
     Raises:
         FileNotFoundError: the library is not there.
@@ -35,7 +39,8 @@ def attention(query, key, value, causal):
         *[None] * 3,  # lengths, other than those from start to start
         seq,
         seq,
-        *[None] * 9,  # pages, rotary embedding, scales of FP8
+        *[None] * 6,  # pages, rotary embedding
+        *scales,
         head_dim**-0.5,
         causal,
         -1,  # no window

@@ -519,12 +519,17 @@ ROWS = 64  # queries of a consumer
 
 @functools.cache
 def shipped_design(head_dim: int) -> Design:
-    """The design that :func:`kernels.fp8.attention` uses for a head dimension."""
+    """The design that :func:`kernels.fp8.attention` uses for a head dimension: the fastest on an H200.
+
+    ``benchmarks/fp8.md`` has the log.
+    """
     block_d = flash3.padded_head_dim(head_dim)
-    if block_d == 256:
-        # An output and a product beside one another would be all 256 registers that a thread can have.
-        return Design(block_n=64, stages=3, two_level=False)
-    return Design(stages=3)
+    if block_d == 64:
+        return Design(warpgroups=3, stages=4, overlap="none", pingpong=True)
+    if block_d == 128:
+        return Design(stages=3, overlap="softmax")
+    # An output and a product beside one another would be all 256 registers that a thread can have.
+    return Design(two_level=False)
 
 
 def forward(

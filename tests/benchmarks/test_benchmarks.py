@@ -26,7 +26,7 @@ def test_peers_compute_attention(name, causal):
 
 
 def test_kernels_are_found_by_name():
-    query, key, value = torch.randn(3, 1, 1, 8, 16, device=kernels.device())
+    query, key, value = torch.randn(3, 1, 1, 8, 16, device=kernels.device()).half()
     for name in contestants.KERNELS.keys() - {"flash3"}:  # which runs on Hopper only
         assert contestants.kernel(name)(query, key, value, False).shape == query.shape
 
@@ -43,6 +43,16 @@ def test_the_peer_fa3_gets_the_same_tensors_with_the_heads_of_a_row_together():
     for was, now in zip(inputs, contestants.laid_out("fa3", inputs), strict=True):
         assert torch.equal(was, now) and now.stride() == (384, 16, 48, 1)
     assert contestants.laid_out("fa2", inputs) is inputs
+    for was, now in zip(inputs, contestants.laid_out("fa3_fp8", inputs), strict=True):
+        assert torch.equal(was.to(torch.float8_e4m3fn).float(), now.float())
+        assert now.stride() == (384, 16, 48, 1)
+
+
+def test_the_fp8_kernel_alone_gets_what_it_reads():
+    inputs = tuple(torch.randn(1, 2, 70, 64, device=kernels.device()).half() for _ in range(3))
+    prepared = contestants.laid_out("fp8_prepared", inputs)
+    assert [tuple(each.values.shape[2:]) for each in prepared] == [(70, 64), (70, 64), (64, 80)]
+    assert [each.scale.shape[2] for each in prepared] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
