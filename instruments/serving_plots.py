@@ -47,6 +47,41 @@ def plot_memory_waste(record: Record, workload: str) -> None:
         axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
+def plot_memory_sharing(record: Record) -> None:
+    """Blocks saved against the sequences of a request; open circles are the paper's."""
+    methods = {"sampling": "parallel sampling", "beam": "beam search"}
+    colors = {"alpaca": "blue", "sharegpt": "orange"}
+    lines = {
+        (method, workload): record.where(method=method, workload=workload)
+        for method in methods
+        for workload in colors
+    }
+    said = (
+        f"{methods[method]}, {workload}: {100 * rows[0]['saved']:.1f} to {100 * rows[-1]['saved']:.1f} %"
+        for (method, workload), rows in lines.items()
+    )
+    alt = f"Share of blocks saved with 2 to 6 sequences a request: {'; '.join(said)}."
+    with figure("Blocks that sharing saves", alt=alt, panels=2, height=3.4) as panels:
+        for axes, (method, name) in zip(panels, methods.items(), strict=True):
+            for workload, color in colors.items():
+                rows = lines[method, workload]
+                paper = [row for row in rows if "paper_saved" in row]
+                line = {"marker": "o", "color": PALETTE[color]}
+                axes.plot(*_saved(rows, "saved"), **line, label=workload)
+                circles = {"linestyle": "none", "markerfacecolor": "none", "markersize": 10}
+                axes.plot(*_saved(paper, "paper_saved"), **line, **circles)
+            axes.set_title(name)
+            axes.set_xticks([2, 4, 6])
+            axes.set_xlabel("sequences a request")
+            axes.set_ylim(0, 100)
+        panels[0].set_ylabel("% of the blocks saved")
+        panels[0].legend()
+
+
+def _saved(rows: list[dict], field: str) -> tuple[list[int], list[float]]:
+    return [row["parallel"] for row in rows], [100 * row[field] for row in rows]
+
+
 def sustained_rate(rows: list[dict], latency: float) -> float:
     """The rate at which one system's latency reaches so many seconds a token, between measured rates.
 
@@ -82,6 +117,8 @@ def plot_latency(record: Record, title: str, **scenario) -> None:
             latencies = [1000 * row["latency"] for row in rows]
             axes.plot(rates, latencies, marker="o", markersize=4, label=SYSTEM_NAMES[system])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.set_xlabel("requests a second")
         axes.set_ylabel("ms a token, from arrival to end")
         axes.legend()

@@ -2,10 +2,12 @@
 
 import json
 
+import IPython.display
 import pytest
 
 from benchmarks import memory_sharing
 from benchmarks.memory_waste import WORKLOADS
+from instruments import records, serving_plots
 from serving.traces import Lengths, Workload
 
 
@@ -31,3 +33,15 @@ def test_beams_share_more_than_samples(parallel):
     ]
     assert 0 < rows[0]["saved"] < rows[1]["saved"] < 1 - 1 / parallel
     json.dumps(rows)
+
+
+def test_the_plot_says_the_records_numbers(monkeypatch):
+    record = records.load("memory_sharing", gpu="cpu")
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    serving_plots.plot_memory_sharing(record)
+    (plot,) = shown
+    for row in record.rows:
+        if row["parallel"] != 4:
+            assert f"{100 * row['saved']:.1f}" in plot.alt
+    assert ">beam search</text>" in plot.svg and ">sharegpt</text>" in plot.svg
