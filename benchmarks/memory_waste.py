@@ -10,8 +10,9 @@ is timed: every step counts once. The counts are the same on every machine.
 
 One row for each workload and system: ``workload, system, block_size, requests, running``, the mean number
 of requests in a step, and the mean shares of all slots, ``tokens, reserved, internal, rounding, free``
-(``serving.memory_use`` says what each is), ``external``, the sum of the last two, and for ShareGPT
-``paper_tokens`` and ``paper_running``, what the paper's figures 2 and 13 say.
+(``serving.memory_use`` says what each is), ``external``, the sum of the last two, and what the paper's
+figures 2 and 13 say: for ShareGPT ``paper_tokens``, and ``paper_running``. The paper's requests arrive at 2
+a second (ShareGPT) and 30 (Alpaca), which for Alpaca did not fill paged memory.
 """
 
 import argparse
