@@ -58,7 +58,7 @@ class Design:
         specialized, pingpong, persistent: see the module.
         overlap: what runs under the product with V: ``"none"``, the ``"maximum"`` of each row, or the whole
             ``"softmax"``, as in the paper. Exponentials after that product can be mixed by the assembler
-            with what has to follow it, rescaling and rounding, and so fill the gaps of one another.
+            with what has to follow it, the rounding of weights, and so fill the gaps of one another.
         output_apart: give the output a place of its own in shared memory. The queries of the next tile
             then load under the last products of this one; otherwise the output leaves through their slot.
     """
