@@ -207,7 +207,7 @@ class Box:
         program = [
             *("prlimit", f"--fsize={limits.file}", "--core=0", "--nofile=512"),
             *([f"--nproc={limits.processes}"] if self.tier != PRACTICE else []),
-            *("--", sys.executable, "-I", "-X", "utf8", "-c", _PROGRAM, *arguments),
+            *("--", sys.executable, "-I", "-u", "-X", "utf8", "-c", _PROGRAM, *arguments),
             str(inside / "lib"),
         ]
         other_user = _as_user(self._uid)

@@ -12,7 +12,7 @@ import torch
 
 from grading import judge
 from grading.assignment import AssignmentError
-from grading.box import OFFICIAL
+from grading.box import OFFICIAL, SECOND_UID
 from grading.course import Course, fresh_seed, write_json
 from grading.submissions import Submission, read
 
@@ -64,6 +64,11 @@ def grade(
     unknown = set(only) - submissions.keys()
     if unknown:
         raise AssignmentError(f"There is no submission of {', '.join(sorted(unknown))}.")
+    if tier == SECOND_UID and _others_can_read(course.assignment.folder):
+        raise AssignmentError(
+            f"Without namespaces, students' code can read what every user can, and so the tests in "
+            f"{course.assignment.folder}: take away the rights of others (chmod o-rwx)."
+        )
     course.results.mkdir(exist_ok=True)
     digest = course.assignment.digest()
     waiting = []
@@ -74,6 +79,11 @@ def grade(
             progress(student)
     _run_all(course, waiting, run, jobs, progress)
     return results(course)
+
+
+def _others_can_read(folder: Path) -> bool:
+    """Whether every user can get into a folder."""
+    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
 
 
 def results(course: Course) -> dict[str, dict]:

@@ -165,6 +165,12 @@ def feedback(course: Course, report: dict) -> str:
         if result["message"]:
             lines.append(f"  {result['message']}")
         lines += [f"  `{line}`" for line in result["lines"]]
+        if result["printed"] and result["state"] != PASSED:
+            lines += [
+                "  It printed:",
+                "",
+                *(f"      {line}" for line in result["printed"].split("\n")),
+            ]
     return "\n".join(lines) + "\n"
 
 

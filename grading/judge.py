@@ -498,6 +498,8 @@ def _state(error: BaseException, test: Path | None) -> tuple[str, str, list[str]
         return CRASHED, f"Your code did not answer: {error}.", []
     if getattr(error, "from_the_box", False):
         return CRASHED, f"{type(error).__name__}: {error}", []
+    if isinstance(error, pytest.fail.Exception):
+        return WRONG, (error.msg or "").split("\n")[0], []
     if isinstance(error, pytest.skip.Exception):
         return FAULT, f"The test was skipped: {error.msg}.", []
     text = (str(error).splitlines() or [""])[0]

@@ -22,7 +22,11 @@ from tests.grading.conftest import DOUBLE, TIER, needs_box
 RIGHT = (DOUBLE.folder / "solution.py").read_text("utf-8")
 STUB = (DOUBLE.folder / "stub.py").read_text("utf-8")
 PUBLIC_ONLY = "def double(values):\n    return 2 * values if values.ndim == 1 else values\n"
-MARKUP = "def double(values):\n    raise ValueError('<script>alert(1)</script> \\x1b[31m')\n"
+MARKUP = """
+def double(values):
+    print("<b>")
+    raise ValueError("<script>alert(1)</script> \\x1b[31m")
+"""
 
 
 def hand_in(course, texts: dict[str, str], roster=()) -> None:
@@ -120,14 +124,15 @@ def test_feedback_teaches_and_keeps_hidden_tests_hidden(graded):
     assert "must be" not in text and "test_any_numbers" not in text
     crashed = (graded.folder / "feedback/eve.md").read_text("utf-8")
     assert (
-        "ValueError: " in crashed and "(line 2 of your code)" in crashed and "\x1b" not in crashed
+        "ValueError: " in crashed and "(line 4 of your code)" in crashed and "\x1b" not in crashed
     )
-    assert "`line 2: raise ValueError(" in crashed
+    assert "`line 4: raise ValueError(" in crashed and "It printed:\n\n      <b>" in crashed
 
 
 def test_the_page_opens_offline_and_escapes_what_students_wrote(graded):
     page = (graded.folder / "report.html").read_text("utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page
+    assert "<b>" not in page and "&lt;b&gt;" in page
     assert "http" not in page and "src=" not in page
     assert "5 submissions" in page and "any numbers" in page
     hardest = report.hardest(grading.results(graded))
@@ -291,7 +296,7 @@ def test_the_command_checks_a_file(tmp_path, run):
     assert run("check", DOUBLE.folder, tmp_path / "attempt.py") == (
         1,
         [
-            "✗ every test: SyntaxError: '(' was never closed (line 3 of your code)",
+            "✗ every test: SyntaxError: '(' was never closed (line 4 of your code)",
             "    line 3: oops(",
             "0 of 2 tests passed; 0 of 3 points.",
         ],

@@ -12,7 +12,15 @@ CRASHED, WRONG, PASSED, NOT_ATTEMPTED = "crashed", "wrong", "passed", "not attem
 
 @dataclass(frozen=True)
 class Threat:
-    """One submission."""
+    """One submission.
+
+    Attributes:
+        name, text: what it does, and its file.
+        score, states: what it must get.
+        fresh: whether it needs a box of its own.
+        impatient: whether it sleeps, and should not be waited for long.
+        namespaces: whether only namespaces keep it from what it wants; another user id does not.
+    """
 
     name: str
     text: str
@@ -20,6 +28,7 @@ class Threat:
     states: set[str]
     fresh: bool = False
     impatient: bool = False
+    namespaces: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -79,7 +88,10 @@ EXITS = [
     ),
     in_call("raises a very long message", "raise ValueError('x' * 10**8)", 0, CRASHED),
     in_call(
-        "kills the process that forked it", "os.kill(os.getppid(), 9)\ntime.sleep(9)", 0, CRASHED
+        "kills the process that forked it",
+        "os.kill(os.getppid(), 9)\ntime.sleep(0.5)\nsys.exit()",
+        0,
+        CRASHED,
     ),
     in_call("kills everything it may", "os.kill(-1, 9)\nreturn 0 * values", 0, WRONG, fresh=True),
     in_call("closes every file", "os.closerange(0, 500)\nreturn 2 * values", 0, CRASHED),
@@ -521,4 +533,13 @@ SPIES = [
     ),
 ]
 
-ALL = [*EXITS, *FLOODS, *FORGERIES, *PATCHES, *SPIES]
+NEED_NAMESPACES = {
+    "fills the disk",
+    "looks for the tests and the solution",
+    "looks at other processes",
+    "uses the network",
+}
+ALL = [
+    replace(threat, namespaces=threat.name in NEED_NAMESPACES)
+    for threat in (*EXITS, *FLOODS, *FORGERIES, *PATCHES, *SPIES)
+]
