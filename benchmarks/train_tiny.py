@@ -26,9 +26,8 @@ import kernels
 from benchmarks.training import make_optimizer, tame
 from instruments import records
 from serving import tokenizer
-from serving.model import Config, Model, save
+from serving.model import WEIGHTS, Config, Model, save
 
-WEIGHTS = records.ROOT / "serving" / "weights"
 SOURCES = ("book/*.md", "kernels/*.py", "serving/*.py", "README.md")
 
 CONFIG = Config(
@@ -55,7 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=512, help="tokens a passage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget-seconds", type=float, default=70, help="then stop training")
+    parser.add_argument("--budget-seconds", type=float, default=80, help="then stop training")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="the folder for the weights")
     chosen = parser.parse_args()
     for name in ("steps", "batch", "length"):

@@ -14,10 +14,8 @@ import kernels
 from serving import tokenizer
 from serving.background import Background
 from serving.engine import Engine
-from serving.model import load
+from serving.model import WEIGHTS, load
 from serving.server import Server, make_app
-
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 def main() -> None:

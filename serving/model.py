@@ -169,6 +169,9 @@ class Model(nn.Module):
 
 # Files.
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""The small GPT that benchmarks/train_tiny.py trained on the book."""
+
 CONFIG_NAMES = {
     "layers": "n_layer",
     "width": "n_embd",

@@ -8,7 +8,9 @@ import torch
 
 import kernels
 from kernels import paged
+from serving import tokenizer
 from serving.engine import Completion, Engine
+from serving.model import WEIGHTS, load
 from serving.sampler import SamplingParams
 from serving.scheduler import Run
 from serving.sequence import State
@@ -181,6 +183,15 @@ def test_a_known_prefix_through_the_kernels_is_not_computed_again(model):
         (completions,) = engine.generate([[*prompt, *tail]], GREEDY)
         check_plain(model, [([*prompt, *tail], GREEDY, completions)], plain=through_kernels)
         assert plans[0].num_tokens == (5 if tail else 11)  # two of its blocks are known
+
+
+def test_the_trained_model_spells():
+    model = load(WEIGHTS, torch.float32)
+    engine = make(model, paged, end_token=tokenizer.END)
+    prompt, params = tokenizer.encode("FlashAtten"), replace(GREEDY, max_new_tokens=4)
+    (completions,) = engine.generate([prompt], params)
+    assert tokenizer.decode(completions[0].tokens) == "tion"
+    check_plain(model, [(prompt, params, completions)], plain=through_kernels)
 
 
 # Choosing.
