@@ -438,19 +438,19 @@ def _forms(cache_dtype: torch.dtype, head_dim: int, arch: int) -> Iterator[Confi
     for name, kernel, (absent, present), (constants, options) in (
         *(
             (
-                f"{group} heads",
+                f"{group} heads, {stages} stages",
                 decode_kernel,
                 result,
-                decode_blocks(cache_dtype, head_dim, group, arch),
+                decode_blocks(cache_dtype, head_dim, group, arch, stages),
             )
-            for group, result in ((4, whole), (64, part))
+            for group, stages, result in ((4, 3, whole), (4, 4, whole), (64, 3, part))
         ),
         *(
             (
                 f"{rows} rows",
                 prefill_kernel,
                 whole,
-                prefill_blocks(cache_dtype, head_dim, rows),
+                prefill_blocks(cache_dtype, head_dim, rows, arch),
             )
             for rows in (16, 1024)
         ),

@@ -16,6 +16,9 @@ Sources: Kwon et al., *Efficient Memory Management for Large Language Model Serv
 (2023), section 4.1; Dao et al., *Flash-Decoding* (2023).
 """
 
+import functools
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -27,10 +30,10 @@ from kernels.paged_attention import Pages, attend, head_scale, store_result, sto
 from kernels.score_options import LOG2_E_CONSTANT
 
 MAX_SPLITS = 128
-# What fewer tokens take does not pay for another program.
-LEAST_TOKENS_A_SPLIT = 256
-# Their tiles fit into an SM's shared memory side by side.
-PROGRAMS_AN_SM = 2
+# What fewer tokens take does not pay for merging: as long as SMs are idle, and when each has a program.
+LEAST_TOKENS, LEAST_TOKENS_WHEN_BUSY = 256, 1024
+# How many programs fit on an SM, by the stages of their pipeline.
+PROGRAMS_AN_SM = {3: 3, 4: 2}
 
 
 @triton.jit(do_not_specialize=("splits", "kv_heads", "group"))
@@ -213,10 +216,12 @@ def decode(
     batch, heads, head_dim = query.shape
     block_size, kv_heads = key_cache.shape[1:3]
     group = heads // kv_heads
-    constants, options = decode_blocks(key_cache.dtype, head_dim, group, architecture(query))
+    tokens = block_tables.shape[1] * block_size
+    splits, stages = splits_and_stages(batch * kv_heads, tokens, multiprocessors(query), splits)
+    constants, options = decode_blocks(
+        key_cache.dtype, head_dim, group, architecture(query), stages
+    )
     programs = batch * kv_heads * triton.cdiv(group, constants["BLOCK_M"])
-    if splits is None:
-        splits = splits_to_fill(query, programs, block_tables.shape[1] * block_size)
     output = query.new_empty(query.shape)
     logsumexp = query.new_empty((batch, heads), dtype=torch.float32)
     key_scale, value_scale = scales or (None, None)
@@ -268,38 +273,55 @@ def decode(
                 HEAD_DIM=head_dim,
                 BLOCK_S=triton.next_power_of_2(splits),
                 BLOCK_D=constants["BLOCK_D"],
-                num_warps=4 if splits <= 32 else 8,
+                num_warps=merge_warps(splits, head_dim),
             )
     return output, logsumexp
 
 
-def splits_to_fill(tensor: torch.Tensor, programs: int, tokens: int) -> int:
-    """The fewest splits that occupy the GPU nearly as well as any.
+@functools.lru_cache(maxsize=1024)
+def splits_and_stages(
+    programs: int, tokens: int, sms: int, splits: int | None = None
+) -> tuple[int, int]:
+    """How many splits, and stages of the pipeline, occupy a GPU nearly as well as any, with few splits.
 
     Args:
-        tensor: on the device that counts.
         programs: how many there are with one split.
         tokens: as many as a sequence can have.
+        sms: of the GPU.
+        splits: if they are given, only the stages are chosen.
 
-    Programs run in waves, of as many as fit. Between the first and the last, every SM is busy, so what
-    matters is how full the waves are together; within one in twenty of the best is good enough.
+    ``benchmarks/paged.md`` has the measurements.
     """
-    sms = 2
-    if tensor.is_cuda:
-        sms = torch.cuda.get_device_properties(tensor.device).multi_processor_count
-    wave = sms * PROGRAMS_AN_SM
-    most = max(1, min(MAX_SPLITS, tokens // LEAST_TOKENS_A_SPLIT))
+    allowed = [splits] if splits else [1]
+    while not splits and allowed[-1] < MAX_SPLITS:
+        more = allowed[-1] + 1
+        busy = programs * more > sms
+        if tokens // more < (LEAST_TOKENS_WHEN_BUSY if busy else LEAST_TOKENS):
+            break
+        allowed.append(more)
+    scores = {
+        (each, stages): occupancy(programs * each, sms, stages)
+        for each in allowed
+        for stages in PROGRAMS_AN_SM
+    }
+    enough = 0.95 * max(scores.values())
+    return next(choice for choice, score in scores.items() if score >= enough)
 
-    def fullness(splits: int) -> float:
-        waves = max(1, programs) * splits / wave
-        return waves / -(-waves // 1)
 
-    best = max(fullness(splits) for splits in range(1, most + 1))
-    return next(splits for splits in range(1, most + 1) if fullness(splits) >= 0.95 * best)
+def occupancy(programs: int, sms: int, stages: int) -> float:
+    """The share of a GPU's memory bandwidth that equally long programs use, 1 at best; a rough model.
+
+    Programs run in waves of as many as fit. Two on every SM are enough to keep memory busy. A second wave
+    that is nearly empty costs as much as a full one; after several waves programs no longer end together.
+    """
+    waves = programs / (sms * PROGRAMS_AN_SM[stages])
+    if waves <= 1:
+        return min(1.0, programs / (2 * sms))
+    return 1.0 if waves > 4 else waves / math.ceil(waves)
 
 
 def decode_blocks(
-    dtype: torch.dtype, head_dim: int, group: int, architecture: int
+    dtype: torch.dtype, head_dim: int, group: int, architecture: int, stages: int
 ) -> tuple[dict, dict]:
     """Tile sizes, warps and stages of :func:`decode_kernel`.
 
@@ -307,13 +329,30 @@ def decode_blocks(
         dtype: of the cache.
         group: query heads a KV head.
         architecture: compute capability, 90 for Hopper.
+        stages: of the pipeline, 3 or 4: tiles that are on their way or in use.
 
-    Where an SM has room for it a tile of keys has 16 KiB in 16 bits, elsewhere half as much; in FP8, too.
+    Where an SM has room for it a tile of keys has 16 KiB in 16 bits, elsewhere half as much.
     """
     block_d = triton.next_power_of_2(head_dim)
     if dtype == torch.float32:
-        return block_sizes(16, 16 if block_d > 64 else 32, block_d, 4, 3)
+        return block_sizes(16, min(64, 4096 // block_d), block_d, 8, 3)
+    # What FP8 is widened into takes registers too.
+    most = 32 if dtype.itemsize == 1 and block_d > 128 else 64
+    block_m = min(most, max(16, triton.next_power_of_2(group)))
     roomy = architecture in (80, 90, 100)
-    block_m = min(64, max(16, triton.next_power_of_2(group)))
-    block_n = min(128, (8192 if roomy else 4096) // block_d)
-    return block_sizes(block_m, block_n, block_d, 4, 3 if dtype.itemsize == 2 else 4)
+    block_n = (8192 if roomy else 4096) // block_d
+    if dtype.itemsize == 1:
+        return block_sizes(block_m, min(64, block_n), block_d, 4, stages)
+    return block_sizes(block_m, min(128, block_n), block_d, 4 if roomy else 8, stages)
+
+
+def merge_warps(splits: int, head_dim: int) -> int:
+    """A warp for every 1024 numbers that a row's parts have, up to 8."""
+    return min(8, max(1, triton.next_power_of_2(splits) * head_dim // 1024))
+
+
+def multiprocessors(tensor: torch.Tensor) -> int:
+    """How many SMs a tensor's device has; on the CPU, 2."""
+    if not tensor.is_cuda:
+        return 2
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count

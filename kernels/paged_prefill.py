@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from kernels.checks import launch_device
-from kernels.flash2_forward import block_sizes
+from kernels.flash2_forward import architecture, block_sizes
 from kernels.paged_attention import Pages, attend, head_scale, store_result, within
 from kernels.score_options import LOG2_E_CONSTANT
 
@@ -141,7 +141,7 @@ def prefill(
     block_size, kv_heads = key_cache.shape[1:3]
     group = heads // kv_heads
     rows = max_query_length * group
-    constants, options = prefill_blocks(key_cache.dtype, head_dim, rows)
+    constants, options = prefill_blocks(key_cache.dtype, head_dim, rows, architecture(query))
     blocks_m = triton.cdiv(rows, constants["BLOCK_M"])
     # Zeros for tokens of no sequence, which may fill up a batch.
     output = query.new_zeros(query.shape)
@@ -175,18 +175,23 @@ def prefill(
     return output
 
 
-def prefill_blocks(dtype: torch.dtype, head_dim: int, rows: int) -> tuple[dict, dict]:
+def prefill_blocks(
+    dtype: torch.dtype, head_dim: int, rows: int, architecture: int
+) -> tuple[dict, dict]:
     """Tile sizes, warps and stages of :func:`prefill_kernel`.
 
     Args:
         dtype: of the cache.
         rows: of the longest sequence: queries times query heads a KV head.
+        architecture: compute capability, 90 for Hopper.
     """
     block_d = triton.next_power_of_2(head_dim)
     if dtype == torch.float32:
-        return block_sizes(*((64, 16) if block_d <= 64 else (32, 16)), block_d, 8, 2)
+        return block_sizes(16, 32 if block_d <= 128 else 16, block_d, 8, 2)
     fewest = max(16, triton.next_power_of_2(rows))
     if block_d <= 128:
         block_m = min(128, fewest)
-        return block_sizes(block_m, 64, block_d, 8 if block_m == 128 else 4, 3)
-    return block_sizes(min(64, fewest), 32, block_d, 8, 2)
+        block_n = 64 if block_d <= 64 or architecture == 90 else 32
+        return block_sizes(block_m, block_n, block_d, 8 if block_m == 128 else 4, 3)
+    # What FP8 is widened into takes registers too.
+    return block_sizes(min(32 if dtype.itemsize == 1 else 64, fewest), 32, block_d, 8, 2)

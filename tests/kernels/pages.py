@@ -163,11 +163,18 @@ def assert_decodes(
 
 
 def assert_prefills(
-    batch: Batch, queries: tuple[int, ...], *, module: ModuleType = paged, scale=None, padding=0
+    batch: Batch,
+    queries: tuple[int, ...],
+    *,
+    module: ModuleType = paged,
+    query=None,
+    scale=None,
+    padding=0,
 ) -> torch.Tensor:
     """The same for prefill with so many queries of each sequence, and ``padding`` tokens of none."""
     starts = torch.tensor([0, *torch.tensor(queries).cumsum(0)], dtype=torch.int32)
-    query = make_query(batch.case, int(starts[-1]) + padding)
+    if query is None:
+        query = make_query(batch.case, int(starts[-1]) + padding)
     before = [bits(x) for x in (query, *batch.arguments)]
     output = call_on_poisoned_memory(
         module.prefill,
