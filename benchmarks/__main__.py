@@ -39,6 +39,7 @@ SWEEPS = (
     "race_sanitizer --experiment flash3_races",
     "attention --kernels fp8 --peers fa3_fp8,fp8_prepared,fa3 --head-dims 64,128,256 --experiment fp8",
     "fp8_error --experiment fp8_error",
+    "paged_decode --experiment paged_decode",
     "memory_waste --experiment memory_waste",
     "memory_sharing --experiment memory_sharing",
     "step_times --experiment step_times",
