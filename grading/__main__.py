@@ -29,7 +29,9 @@ def check(arguments: argparse.Namespace) -> int:
     tier = arguments.tier or best_tier()
     if tier not in OFFICIAL:
         print("Practice mode: this machine has no box, so your code runs with your own rights.")
-    made = judge.judge(found, arguments.file, seed=course.fresh_seed(), tier=tier, hidden=False)
+    made = judge.judge(
+        found, arguments.file.resolve(), seed=course.fresh_seed(), tier=tier, hidden=False
+    )
     return 0 if tell(made) else 1
 
 

@@ -65,9 +65,9 @@ class Limits:
         processes: that there may be at a time.
     """
 
-    seconds: float = 30.0
-    wall: float = 90.0
-    total: float = 300.0
+    seconds: float = 20.0
+    wall: float = 120.0
+    total: float = 900.0
     memory: int = 2 << 30
     processes: int = 64
     file: int = 4 << 20

@@ -301,7 +301,11 @@ def _compiles(assignment: Assignment, file: Path | None, tier: str, run: _Run, b
         root=contents.root, kernels=contents.kernels, errors=contents.errors, compile=True
     )
     # Two forms of a kernel say as much as twenty.
-    forms = [form for name in assignment.kernels for form in [f for f in own if f[0] == name][:2]]
+    able = [form for form in own if all(map(_is_simple, form[2].values()))]
+    forms = [form for name in assignment.kernels for form in [f for f in able if f[0] == name][:2]]
+    if not forms:
+        result.message = "A constant that the kernels were launched with cannot be compiled again."
+        return result
     try:
         with Box(file, contents, assignment.limits, tier) as box, box.test() as session:
             calls = Calls(session, (), ())
@@ -386,12 +390,12 @@ class _Plugin:
                 self._keep_launches(calls)
 
     def _keep_launches(self, calls: Calls) -> None:
-        wanted = self._run.assignment.compiles and not self._without_kernels
-        with contextlib.suppress(Exception, Died):
-            for form in calls.launches() if wanted and calls.session.reason is None else []:
-                name, kinds, constants = form
-                known = len(self.launches) < 200 and form not in self.launches
-                if known and isinstance(name, str) and type(kinds) is type(constants) is dict:
+        if not self._run.assignment.compiles or self._without_kernels or calls.session.reason:
+            return
+        with contextlib.suppress(StudentError, Died):
+            forms = calls.launches()
+            for form in forms[:200] if isinstance(forms, list) else []:
+                if _is_launch(form) and len(self.launches) < 200 and form not in self.launches:
                     self.launches.append(form)
 
     @pytest.fixture
@@ -477,6 +481,22 @@ class _Plugin:
     def _take(self, result: Result, state: str, message: str, lines: list[str]) -> None:
         if result.message == _NOT_RUN or state == FAULT:
             result.state, result.message, result.lines = state, message, lines
+
+
+def _is_launch(form: object) -> bool:
+    """Whether what came out of the box is a kernel's name, the types of its arguments, and constants."""
+    match form:
+        case (str(), dict() as kinds, dict() as constants):
+            return all(isinstance(name, str) for name in (*kinds, *constants)) and all(
+                map(_is_simple, kinds.values())
+            )
+    return False
+
+
+def _is_simple(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_simple(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
 _NOT_RUN = Result("", "", "", 0).message

@@ -138,7 +138,7 @@ class Calls:
     def _ask(self, header: dict, fds: list[int] = ()) -> Any:
         answer, buffers = self.session.ask(header, fds)
         try:
-            for shared_with in answer.get("alias", []):
+            for shared_with in list(answer.get("alias", []))[:3]:
                 self.flags.add(f"a result shares its memory with an {clean(str(shared_with), 40)}")
             if "error" in answer:
                 raise self._raised(answer["error"])
@@ -148,7 +148,7 @@ class Calls:
                 _no_handle,
                 self._allowed,
             )
-        except (plain.Malformed, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (plain.Malformed, LookupError, TypeError, AttributeError, ValueError) as error:
             raise Died(f"what it answered cannot be read: {clean(str(error))}") from None
 
     def _raised(self, error: dict) -> BaseException:

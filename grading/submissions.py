@@ -15,8 +15,8 @@ import stat
 import tokenize
 import unicodedata
 import zipfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -84,7 +84,8 @@ def collect(
         entries = list(_files_below(source))
     elif source.is_file() and zipfile.is_zipfile(source):
         try:
-            entries = list(_members(source.read_bytes(), source.stat().st_mtime))
+            members = list(_members(source.read_bytes(), source.stat().st_mtime))
+            entries = _without_the_folder_of_all(members)
         except Unusable as error:
             raise AssignmentError(f"{source}: {error}") from error
     else:
@@ -93,8 +94,12 @@ def collect(
         shutil.rmtree(target)
     target.mkdir(parents=True)
     found: dict[str, list[_Entry]] = {}
+    names: dict[str, str] = {}
     for entry in entries:
-        found.setdefault(_student(entry.path), []).append(entry)
+        name = _student(entry.path)
+        if name not in names:
+            names[name] = _unlike(_clean_name(name), names.values())
+        found.setdefault(names[name], []).append(entry)
     submissions = []
     for student in sorted({*found, *map(_clean_name, roster)}):
         made = Submission(student)
@@ -134,9 +139,28 @@ def _clean_name(name: str) -> str:
     return re.sub(r"^[-+@]", "_", name) or "_"
 
 
+def _without_the_folder_of_all(entries: list[_Entry]) -> list[_Entry]:
+    """Who zips a folder of submissions puts one more name before every path."""
+    first = {entry.path.parts[0] for entry in entries}
+    second = {entry.path.parts[1] for entry in entries if len(entry.path.parts) > 1}
+    if len(first) > 1 or len(second) < 2 or any(len(entry.path.parts) < 2 for entry in entries):
+        return entries
+    return [replace(entry, path=PurePosixPath(*entry.path.parts[1:])) for entry in entries]
+
+
+def _unlike(name: str, others: Iterable[str]) -> str:
+    """The name, with a number if somebody else's came to the same."""
+    number, made = 1, name
+    while made in others:
+        number += 1
+        made = f"{name}_{number}"
+    return made
+
+
 def _student(path: PurePosixPath) -> str:
+    """Whose file it is, as it was handed in."""
     first = path.parts[0]
-    return _clean_name(PurePosixPath(first).stem if len(path.parts) == 1 else first)
+    return PurePosixPath(first).stem if len(path.parts) == 1 else first
 
 
 def _files_below(folder: Path) -> Iterator[_Entry]:

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import triton
+import triton.language as tl
 from triton.runtime import interpreter
 
 _LIMIT = 40
+_DTYPE = "triton.language.dtype"
 _POINTERS = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
@@ -61,6 +63,19 @@ def _triton_type(value: object) -> object:
     return "fp32"
 
 
+def _constant(value: object) -> object:
+    """A compile-time constant, as plain data: Triton's dtypes by their name."""
+    value = getattr(value, "value", value)
+    return (_DTYPE, value.name) if isinstance(value, tl.dtype) else value
+
+
+def _as_it_was(constant: object) -> object:
+    match constant:
+        case (str(mark), str(name)) if mark == _DTYPE:
+            return tl.dtype(name)
+    return constant
+
+
 class _Watch:
     def __init__(self) -> None:
         self.launches = Launches()
@@ -80,10 +95,10 @@ class _Watch:
                 for name, parameter in signature.parameters.items()
                 if "constexpr" in str(parameter.annotation)
             }
+            constant |= {name for name, value in bound.arguments.items() if value is None}
             kinds = {n: _triton_type(v) for n, v in bound.arguments.items() if n not in constant}
             constants = {
-                name: getattr(bound.arguments[name], "value", bound.arguments[name])
-                for name in bound.arguments.keys() & constant
+                name: _constant(bound.arguments[name]) for name in bound.arguments.keys() & constant
             }
             self.launches.add(self.kernel, kinds, constants)
             self.spans = [_span(value) for value in _tensors(bound.arguments.values())]
@@ -186,7 +201,7 @@ def compile_forms(module, forms: list, architecture: int) -> list[str]:
         for position, argument in enumerate(kernel.arg_names):
             if argument in constants:
                 signature[argument] = "constexpr"
-                fixed[(position,)] = constants[argument]
+                fixed[(position,)] = _as_it_was(constants[argument])
             else:
                 signature[argument] = kinds[argument]
         try:

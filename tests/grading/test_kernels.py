@@ -32,6 +32,25 @@ def test_the_solution_has_all_points(submit):
     assert report.flags == []
 
 
+def test_a_dtype_is_a_constant_like_another(submit):
+    text = changed(
+        ("BLOCK: tl.constexpr)", "BLOCK: tl.constexpr, DTYPE: tl.constexpr)"),
+        ("left + right, mask", "(left + right).to(DTYPE), mask"),
+        ("BLOCK=64)", "BLOCK=64, DTYPE=tl.float32)"),
+    )
+    assert submit(text, ADD).score == 6
+
+
+def test_a_constant_that_cannot_be_compiled_again_is_no_score(submit):
+    text = changed(
+        ("BLOCK: tl.constexpr)", "BLOCK: tl.constexpr, UNUSED: tl.constexpr)"),
+        ("BLOCK=64)", "BLOCK=64, UNUSED=add)"),
+    )
+    report = submit(text, ADD)
+    assert states(report)["compiles"] == "grader fault" and report.score is None
+    assert states(report)["test_sums"] == "passed"
+
+
 def test_pytorch_inside_an_interpreted_kernel_does_not_compile(submit):
     inside = "import numpy as np\n    total = left.handle.data + right.handle.data"
     text = changed(

@@ -69,9 +69,11 @@ def test_files_notebooks_zips_and_folders(collect):
         assert text_of(collect, student).strip() == RIGHT.strip()
 
 
-def test_one_zip_of_all(collect, tmp_path):
+@pytest.mark.parametrize("folder", ["", "handed in/"])
+def test_one_zip_of_all(collect, tmp_path, folder):
     whole = tmp_path / "all.zip"
-    whole.write_bytes(zipped(**{"ada.py": RIGHT, "bob/solution.py": RIGHT}))
+    files = {f"{folder}ada.py": RIGHT, f"{folder}bob/solution.py": RIGHT}
+    whole.write_bytes(zipped(**files))
     found = submissions.collect(DOUBLE, whole, collect.target)
     assert [one.student for one in found] == ["ada", "bob"]
     assert text_of(collect, "bob") == RIGHT
@@ -153,6 +155,12 @@ def test_a_students_name_is_fit_for_a_path_and_a_table(name, student):
     clean = submissions._clean_name(name)
     assert student is None or clean.startswith(student)
     assert 0 < len(clean) <= 80 and clean[0] not in "=+-@." and not set(clean) & set("/\\<>\t'\"|")
+
+
+def test_students_whose_names_come_to_the_same_stay_two(collect):
+    found = collect(**{"a b.py": RIGHT, "a_b.py": RIGHT + "# two\n", "a_b.zip": b"no zip"})
+    assert list(found) == ["a_b", "a_b_2"]
+    assert {text_of(collect, student) for student in found} == {RIGHT, RIGHT + "# two\n"}
 
 
 def test_paths_in_a_zip_go_nowhere(collect):
