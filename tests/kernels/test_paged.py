@@ -39,9 +39,9 @@ SPLITS = [1, 3, None] + ([] if ON_CPU else [2, 9])
 
 
 def cases(**more) -> list:
-    """All combinations on a GPU (some of them, spread evenly); pairs of values, interpreted."""
+    """Pairs of values, interpreted; on a GPU, where nearly each compiles a kernel, one in 389 of all."""
     axes = [*AXES.values(), *more.values()]
-    combined = list(AllPairs(axes)) if ON_CPU else list(itertools.product(*axes))[::37]
+    combined = list(AllPairs(axes)) if ON_CPU else list(itertools.product(*axes))[::389]
     return [(Case(*values[: len(AXES)]), *values[len(AXES) :]) for values in combined]
 
 
@@ -188,7 +188,7 @@ def test_given_splits_are_kept():
     assert paged_decode.splits_and_stages(64, 32768, 132, 7) == (7, 4)
 
 
-@settings(max_examples=6 if ON_CPU else 60, deadline=None)
+@settings(max_examples=6 if ON_CPU else 15, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 150), min_size=1, max_size=2),
     heads=st.sampled_from([(1, 1), (3, 1), (4, 2)]),
