@@ -150,24 +150,29 @@ def quantize_value(value: torch.Tensor, block: int, interleaved: bool) -> Quanti
 
 
 def configurations() -> Iterator[Configuration]:
-    """V's kernel as both attention kernels ask for it; the others are in their own modules."""
+    """V's kernel as the kernel for Hopper wants it, and as the plain one, which runs on the others.
+
+    Q's and K's is in :mod:`kernels.hadamard`.
+    """
     for head_dim in (64, 128, 256):
-        for block in (64, 128):
-            for interleaved in (False, True):
-                constants, options = tile_sizes(block, head_dim)
-                yield Configuration(
-                    f"head_dim {head_dim}, block {block}" + ", interleaved" * interleaved,
-                    value_kernel,
-                    {
-                        "value_ptr": "*fp16",
-                        "values_ptr": "*fp8e4nv",
-                        "scale_ptr": "*fp32",
-                        "value_strides": strides(4),
-                        "heads": "i32",
-                        "seq": "i32x16",
-                        "seq_padded": "i32x16",
-                    },
-                    constants | {"INTERLEAVED": interleaved},
-                    options,
-                    FP8_ARCHITECTURES,
-                )
+        for block, interleaved, architectures in (
+            (128, True, (90,)),
+            (64 if head_dim <= 128 else 32, False, tuple(a for a in FP8_ARCHITECTURES if a != 90)),
+        ):
+            constants, options = tile_sizes(block, head_dim)
+            yield Configuration(
+                f"head_dim {head_dim}, block {block}" + ", interleaved" * interleaved,
+                value_kernel,
+                {
+                    "value_ptr": "*fp16",
+                    "values_ptr": "*fp8e4nv",
+                    "scale_ptr": "*fp32",
+                    "value_strides": strides(4),
+                    "heads": "i32",
+                    "seq": "i32x16",
+                    "seq_padded": "i32x16",
+                },
+                constants | {"INTERLEAVED": interleaved},
+                options,
+                architectures,
+            )
