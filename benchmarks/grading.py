@@ -5,7 +5,8 @@
 A class hands in an exercise: three in four its solution, each with a comment of its own, and the
 rest the stub or a file that ends at once. The grader runs as an instructor runs it. Seconds are on
 the clock, of the whole command; processor seconds and memory are those of its processes, looked at
-ten times a second.
+ten times a second; memory that a forked process has from its parent counts for both, so it is an
+upper bound.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import jinja2
 
 from grading.course import Course
 from grading.gradebook import official_reports, rows
-from grading.judge import FAULT, PASSED, STATES
+from grading.judge import CRASHED, PASSED, STATES, WRONG
 
 _BINS = 10
 
@@ -33,7 +33,7 @@ def hardest(reports: dict[str, dict]) -> list[dict]:
                 {"title": result["title"], "states": Counter(), "messages": Counter()},
             )
             test["states"][result["state"]] += 1
-            if result["state"] not in (PASSED, FAULT) and result["message"]:
+            if result["state"] in (WRONG, CRASHED) and result["message"]:
                 test["messages"][result["message"]] += 1
     for name, test in tests.items():
         test["name"] = name

@@ -19,6 +19,8 @@ from grading.release import release
 from scripts.environment import ROOT
 from tests.grading.conftest import DOUBLE, TIER, needs_box
 
+# One class is graded for all of them.
+pytestmark = pytest.mark.xdist_group("a class in the grader")
 RIGHT = (DOUBLE.folder / "solution.py").read_text("utf-8")
 STUB = (DOUBLE.folder / "stub.py").read_text("utf-8")
 PUBLIC_ONLY = "def double(values):\n    return 2 * values if values.ndim == 1 else values\n"
@@ -296,7 +298,7 @@ def test_the_command_checks_a_file(tmp_path, run):
     assert run("check", DOUBLE.folder, tmp_path / "attempt.py") == (
         1,
         [
-            "✗ every test: SyntaxError: '(' was never closed (line 4 of your code)",
+            "✗ every test: SyntaxError: '(' was never closed (line 3 of your code)",
             "    line 3: oops(",
             "0 of 2 tests passed; 0 of 3 points.",
         ],

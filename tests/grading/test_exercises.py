@@ -1,5 +1,7 @@
 """The book's exercises in the grader: right solutions get all points, wrong ones lose what they should."""
 
+from dataclasses import replace
+
 import pytest
 
 import kernels
@@ -13,6 +15,7 @@ from tests.grading.conftest import needs_box
 pytestmark = [
     needs_box,
     pytest.mark.skipif(not kernels.INTERPRETED, reason="the grader interprets kernels"),
+    pytest.mark.xdist_group("exercises in the grader"),  # they share boxes
 ]
 EXERCISES = {name: assignment.find(name) for name in catalogue.names()}
 # To judge every solution takes minutes. These are quick, and between them use all that a box can do:
@@ -43,7 +46,7 @@ def test_the_solution_has_all_points(name, submit):
 @pytest.mark.parametrize(("name", "attempt"), WRONG)
 def test_a_wrong_solution_loses_what_it_should(name, attempt, submit):
     made = find(catalogue.find(name), "wrong", attempt)
-    report = submit(made.text(), EXERCISES[name], hidden=False)
+    report = submit(made.text(), replace(EXERCISES[name], compiles=None), hidden=False)
     assert lost(report) == set(made.loses)
     assert not any(result.state == judge.FAULT for result in report.results)
 
@@ -79,7 +82,7 @@ def test_a_variant_is_whole_and_another_exercise(name, submit, tmp_path):
     assert len(seeds) > 1 and "" in seeds
     for title, seed in seeds.items():
         course = release(found, tmp_path / str(seed), seed=seed)
-        made = course.assignment
+        made = replace(course.assignment, compiles=None)
         solution = (made.folder / "solution.py").read_text("utf-8")
         exercise = catalogue.find(name)
         fields = {key: getattr(exercise, key) for key in vars(exercise) if key != "folder"}
@@ -87,6 +90,6 @@ def test_a_variant_is_whole_and_another_exercise(name, submit, tmp_path):
             "utf-8"
         )
         if title:
-            assert lost(submit(solution, made, fresh=True)) == set()
+            assert lost(submit(solution, made)) == set()
             plain = (found.folder / "solution.py").read_text("utf-8")
-            assert len(lost(submit(plain, made, fresh=True))) >= 3
+            assert len(lost(submit(plain, made))) >= 3
