@@ -287,6 +287,37 @@ def error_with_outliers(load: Load) -> Finding:
     return Finding(standard / flash, f"{shown} ({standard / flash:.1f}×)")
 
 
+def fp8_best(load: Load) -> Finding:
+    """The fastest of all FP8 forward passes, what is done to the inputs first included."""
+    tflops = max(row["tflops"] for row in load("fp8").where(kernel="fp8"))
+    return Finding(tflops / 1200, f"{tflops:.0f} TFLOP/s")
+
+
+def fp8_per_tensor(load: Load) -> Finding:
+    """Root mean square error in FP8 with one scale a tensor and no rotation, and with all ideas."""
+    return _fp8_errors(load, "per_tensor")
+
+
+def fp8_without_block_scales(load: Load) -> Finding:
+    """The same without block scales."""
+    return _fp8_errors(load, "no_block_scales")
+
+
+def fp8_without_rotation(load: Load) -> Finding:
+    """The same without the rotation."""
+    return _fp8_errors(load, "no_rotation")
+
+
+def _fp8_errors(load: Load, without: str) -> Finding:
+    record = load("fp8_error")
+    worse, ours = (
+        record.one(contestant=name, distribution="outliers", n=8192, d=128)["rmse"]
+        for name in (without, "fp8")
+    )
+    shown = " → ".join(f"{error:.1e}".replace("e-0", "e-") for error in (worse, ours))
+    return Finding(worse / ours, f"{shown} ({worse / ours:.2f}×)")
+
+
 def cost_outside_tensor_cores(load: Load) -> Finding:
     """How much slower arithmetic is outside the tensor cores."""
     tflops = load("ceilings").rows[0]["tflops"]
@@ -337,5 +368,9 @@ EXPERIMENTS = {
         specialization,
         taking_turns,
         error_with_outliers,
+        fp8_best,
+        fp8_per_tensor,
+        fp8_without_block_scales,
+        fp8_without_rotation,
     )
 }

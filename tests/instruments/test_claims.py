@@ -103,6 +103,19 @@ ABLATION += [row | {"causal": True, "of_full": 9.0} for row in ABLATION]
 ABLATION += [row | {"n": 16384, "d": 64, "of_full": 9.0} for row in ABLATION]
 
 
+FP8_ERRORS = [
+    {"contestant": name, "distribution": distribution, "n": n, "d": d, "rmse": rmse}
+    for name, distribution, n, d, rmse in [
+        ("fp8", "outliers", 8192, 128, 8e-3),
+        ("per_tensor", "outliers", 8192, 128, 2.4e-2),
+        ("no_block_scales", "outliers", 8192, 128, 1e-2),
+        ("no_rotation", "outliers", 8192, 128, 2e-2),
+        # Of other problems.
+        ("fp8", "gaussian", 8192, 128, 1.0),
+        ("per_tensor", "outliers", 1024, 128, 1.0),
+        ("no_rotation", "outliers", 8192, 64, 1.0),
+    ]
+]
 MADE_UP = [
     (
         "passes_over_a_row",
@@ -252,6 +265,18 @@ MADE_UP = [
         ],
         Finding(2.0, "3.2e-4 → 1.6e-4 (2.0×)"),
     ),
+    (
+        "fp8_best",
+        [
+            {"kernel": "fp8", "d": 128, "tflops": 600.0},
+            {"kernel": "fp8", "d": 256, "tflops": 900.0},
+            {"kernel": "flash3", "d": 256, "tflops": 1200.0},
+        ],
+        Finding(0.75, "900 TFLOP/s"),
+    ),
+    ("fp8_per_tensor", FP8_ERRORS, Finding(3.0, "2.4e-2 → 8.0e-3 (3.00×)")),
+    ("fp8_without_block_scales", FP8_ERRORS, Finding(1.25, "1.0e-2 → 8.0e-3 (1.25×)")),
+    ("fp8_without_rotation", FP8_ERRORS, Finding(2.5, "2.0e-2 → 8.0e-3 (2.50×)")),
 ]
 
 
