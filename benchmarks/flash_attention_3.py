@@ -28,17 +28,17 @@ def attention(query, key, value, causal, scales=(None, None, None)):
     batch, heads, seq, head_dim = query.shape
     # This build takes sequences one after the other, and where each begins.
     packed = [
-        x.transpose(1, 2).reshape(batch * seq, x.shape[1], head_dim) for x in (query, key, value)
+        x.transpose(1, 2).reshape(batch * x.shape[2], x.shape[1], head_dim)
+        for x in (query, key, value)
     ]
-    starts = torch.arange(batch + 1, device=query.device, dtype=torch.int32) * seq
+    lengths = (seq, key.shape[2])
+    starts = torch.arange(batch + 1, device=query.device, dtype=torch.int32)
     output = _library().fwd(
         *packed,
         *[None] * 4,  # new keys and values, a second query, a place for the output
-        starts,
-        starts,
+        *(starts * length for length in lengths),
         *[None] * 3,  # lengths, other than those from start to start
-        seq,
-        seq,
+        *lengths,
         *[None] * 6,  # pages, rotary embedding
         *scales,
         head_dim**-0.5,

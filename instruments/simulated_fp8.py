@@ -3,14 +3,17 @@
 :func:`attention` takes what :func:`kernels.fp8.attention` takes, refuses what that refuses, and gives what
 it would give on a Hopper GPU, at toy sizes, but for one thing: the simulator adds products in float32,
 where Hopper's accumulator has fewer bits. What is done before the products is done by the same kernels,
-through Triton's interpreter.
+on a GPU if there is one, and through Triton's interpreter if not.
 """
 
 import torch
 
+import kernels
 from instruments.gluon_simulator import simulate
 from kernels import fp8, fp8_hopper
 from kernels.fp8_hopper import fp8_kernel
+from kernels.fp8_preparation import Prepared
+from kernels.quantization_reference import Quantized
 
 SMS = 132  # of an H100 and an H200: so many programs has a launch there
 
@@ -39,14 +42,16 @@ def attention(
         gluon_simulator.SimulationError: the kernel did what the hardware does not allow.
     """
     scale = fp8.check_inputs(query, key, value, scale)
-    signs = fp8.rotation_signs(query, seed)
+    inputs = [tensor.to(kernels.device()) for tensor in (query, key, value)]
+    signs = fp8.rotation_signs(inputs[0], seed)
     design = design or fp8_hopper.shipped_design(query.shape[-1])
     output = query.new_empty(query.shape)
     logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
     if key.shape[2] == 0 or output.numel() == 0:
         output.zero_(), logsumexp.fill_(float("-inf"))
     else:
-        prepared = fp8.prepare_for_hopper(query, key, value, signs, design)
+        prepared = fp8.prepare_for_hopper(*inputs, signs, design)
+        prepared = Prepared(*(Quantized(*(part.cpu() for part in each)) for each in prepared))
         grid, arguments, constants = fp8_hopper.launch(
             prepared, output, logsumexp, causal, scale, design, programs
         )

@@ -32,6 +32,19 @@ def check_attention_inputs(
         ValueError: a wrong rank, shape, device or scale. The message names the argument, what came
             and what is accepted.
     """
+    scale = check_attention_tensors(query, key, value, scale, dtypes)
+    check_device("query", query)
+    return scale
+
+
+def check_attention_tensors(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
+) -> float:
+    """As :func:`check_attention_inputs`, wherever the tensors are, as long as they are together."""
     tensors = {"query": query, "key": key, "value": value}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
@@ -49,7 +62,6 @@ def check_attention_inputs(
             raise TypeError(f"{name} has dtype {tensors[name].dtype}, but query has {query.dtype}")
         if tensors[name].device != query.device:
             raise ValueError(f"{name} is on {tensors[name].device}, but query is on {query.device}")
-    check_device("query", query)
     _check_shapes(query, key, value)
     return _check_scale(scale, query.shape[-1])
 

@@ -37,7 +37,7 @@ import triton
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.checks import check_attention_inputs, launch_device
+from kernels.checks import check_attention_tensors, check_device, launch_device
 from kernels.configurations import POINTER_TYPES, Configuration
 from kernels.flash3_kernel import flash3_kernel
 from kernels.online_softmax import LOG2_E
@@ -162,6 +162,7 @@ def attention(
         RuntimeError: the GPU is not of compute capability 9.0.
     """
     scale = check_inputs(query, key, value, scale)
+    check_device("query", query)
     _check_hopper(query)
     design = design or shipped_design(query.shape[-1])
     output = query.new_empty(query.shape)
@@ -182,7 +183,7 @@ def check_inputs(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
 ) -> float:
     """The scale to use, if the inputs are what :func:`attention` accepts, on whatever device they are."""
-    scale = check_attention_inputs(query, key, value, scale, DTYPES)
+    scale = check_attention_tensors(query, key, value, scale, DTYPES)
     if query.shape[-1] % 8:
         raise ValueError(
             f"query has head_dim {query.shape[-1]}; accepted: multiples of 8, since the TMA copies "

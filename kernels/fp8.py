@@ -22,7 +22,7 @@ import torch
 
 import kernels
 from kernels import fp8_forward, fp8_hopper, hadamard
-from kernels.checks import check_attention_inputs
+from kernels.checks import check_attention_tensors, check_device
 from kernels.fp8_preparation import Prepared, prepare
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -64,6 +64,7 @@ def attention(
         RuntimeError: the GPU has no FP8 (compute capability below 8.9).
     """
     scale = check_inputs(query, key, value, scale)
+    check_device("query", query)
     signs = rotation_signs(query, seed)
     check_fp8(query)
     output = query.new_empty(query.shape)
@@ -83,8 +84,8 @@ def attention(
 
 
 def check_inputs(query, key, value, scale: float | None) -> float:
-    """The scale to use, if the tensors are what :func:`attention` accepts."""
-    scale = check_attention_inputs(query, key, value, scale, DTYPES)
+    """The scale to use, if the tensors are what :func:`attention` accepts, on whatever device."""
+    scale = check_attention_tensors(query, key, value, scale, DTYPES)
     head_dim = query.shape[-1]
     if head_dim % HEAD_DIM_STEP:
         raise ValueError(

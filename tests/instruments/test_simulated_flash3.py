@@ -1,6 +1,9 @@
 """FlashAttention-3 on the CPU: the same arguments, the same refusals, and a run to look at."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -35,6 +38,18 @@ def test_the_same_results_as_a_run_and_as_an_attention_function():
     assert torch.equal(done.output, output) and torch.equal(done.logsumexp, logsumexp)
     assert done.output.device == inputs[0].device
     assert done.run.trace and done.run.traffic.total > 0
+
+
+def test_tensors_on_the_cpu_are_simulated_where_kernels_are_compiled_too():
+    code = (
+        "import torch; from instruments import simulated_flash3; import kernels;"
+        "assert not kernels.INTERPRETED; tensor = torch.zeros(1, 1, 3, 64).half();"
+        "print(simulated_flash3.attention(tensor, tensor, tensor).shape)"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.stdout == "torch.Size([1, 1, 3, 64])\n", ended.stderr
 
 
 def test_a_seed_decides_the_times_and_nothing_else():

@@ -364,7 +364,7 @@ def test_other_bad_arguments_are_named(shape, options, error, message):
 def test_a_gpu_without_fp8_is_told_of_the_emulation():
     with (
         mock.patch.object(kernels, "INTERPRETED", False),
-        mock.patch("kernels.checks.check_device"),
+        mock.patch.object(fp8, "check_device"),
         mock.patch.object(torch.cuda, "get_device_capability", return_value=(8, 0)),
         mock.patch.object(torch.cuda, "get_device_name", return_value="NVIDIA A100"),
         pytest.raises(
