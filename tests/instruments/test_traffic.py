@@ -4,6 +4,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from allpairspy import AllPairs
 
 import kernels
 from instruments import io_model, traffic
@@ -42,17 +43,27 @@ def test_naive_attention_requests_what_the_model_predicts(shape, causal):
     assert counted.total == io_model.total_bytes(io_model.naive_requested(shape))
 
 
-GRID = [  # N, d and B_c in all combinations, then ragged and unequal shapes
+GRID = [  # N and tiles in all combinations, each with every mask, d and dtype; ragged and unequal shapes
     *(
-        (io_model.AttentionShape(n, n, d, dtype), block_m, block_n)
-        for n in (64, 192)
-        for d in (16, 64)
-        for block_m, block_n in ((16, 16), (64, 32), (32, 128))
-        for dtype in ("float16", "float32")
+        (io_model.AttentionShape(n, n, d, dtype), block_m, block_n, causal)
+        for (n, block_m, block_n), causal, d, dtype in AllPairs(
+            [
+                [(n, *tile) for n in (64, 192) for tile in ((16, 16), (64, 32), (32, 128))],
+                [False, True],
+                [16, 64],
+                ["float16", "float32"],
+            ]
+        )
     ),
-    (io_model.AttentionShape(100, 257, 80, "bfloat16", 2, 2), 32, 64),
-    (io_model.AttentionShape(257, 100, 32, "float16", 1, 3), 64, 16),
-    (io_model.AttentionShape(1, 300, 64), 16, 64),
+    *(
+        (*ragged, causal)
+        for causal in (False, True)
+        for ragged in (
+            (io_model.AttentionShape(100, 257, 80, "bfloat16", 2, 2), 32, 64),
+            (io_model.AttentionShape(257, 100, 32, "float16", 1, 3), 64, 16),
+            (io_model.AttentionShape(1, 300, 64), 16, 64),
+        )
+    ),
 ]
 
 
@@ -64,8 +75,7 @@ def _inputs(shape: io_model.AttentionShape) -> list[torch.Tensor]:
 
 
 @on_cpu
-@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize(("shape", "block_m", "block_n"), GRID, ids=str)
+@pytest.mark.parametrize(("shape", "block_m", "block_n", "causal"), GRID, ids=str)
 def test_flash_attention_requests_what_the_model_predicts(shape, block_m, block_n, causal):
     sizes = {"block_m": block_m, "block_n": block_n}
     with traffic.counting() as counted:
@@ -97,16 +107,22 @@ def test_the_tuned_tiles_are_predicted_too(shape):
 
 
 @on_cpu
-@pytest.mark.parametrize("block_size", [16, 64, 256])
 @pytest.mark.parametrize(
-    "shape",
-    [
-        io_model.AttentionShape(256, 512, 64),
-        io_model.AttentionShape(300, 190, 128, "bfloat16", 2, 2),
-    ],
+    ("pattern", "block_size", "shape"),
+    list(
+        AllPairs(
+            [
+                ["butterfly", "local", "strided", "random", "nothing"],
+                [16, 64, 256],
+                [
+                    io_model.AttentionShape(256, 512, 64),
+                    io_model.AttentionShape(300, 190, 128, "bfloat16", 2, 2),
+                ],
+            ]
+        )
+    ),
     ids=str,
 )
-@pytest.mark.parametrize("pattern", ["butterfly", "local", "strided", "random", "nothing"])
 def test_block_sparse_attention_requests_what_the_model_predicts(pattern, shape, block_size):
     rows, columns = -(-shape.seq_query // block_size), -(-shape.seq_key // block_size)
     mask = {
