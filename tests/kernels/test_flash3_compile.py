@@ -12,6 +12,9 @@ import pytest
 
 from kernels.configurations import SHARED_BYTES
 
+# One worker for all of them: they look at the same compiled forms.
+pytestmark = pytest.mark.xdist_group("FlashAttention-3's machine code")
+
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [(head_dim, causal, {}) for head_dim in (64, 128, 256) for causal in (False, True)]
 ALONE = {"specialized": False, "pingpong": False}
