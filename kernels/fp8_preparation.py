@@ -1,9 +1,9 @@
 """What FP8 attention does to Q, K and V before it multiplies: rotate, quantize, and lay V out anew.
 
 Q and K are rotated alike, which leaves their scores as they are, and rounded with a scale for each block of
-rows: one kernel each, of :mod:`kernels.hadamard`. V cannot be rotated (its rows are what is averaged), so
-it is only quantized; and in the same pass transposed, because Hopper's FP8 products want both factors
-contiguous along what is summed, which for the weights times V is the keys.
+rows: one kernel each, of :mod:`kernels.hadamard`. V is not: its rows could be rotated, and the output back,
+but that gains nothing. It is only quantized; and in the same pass transposed, because Hopper's FP8 products
+want both factors contiguous along what is summed, which for the weights times V is the keys.
 
 A second change of V's order saves the attention kernel all its shuffles. The scores come out of one product
 in registers, and go into the next as weights. Of 16 columns of scores a thread of four holds two pairs of
