@@ -68,7 +68,10 @@ def small_book(root, page):
     ("page", "words"),
     [
         ("# Page\n\n[nowhere](missing.md)\n", "missing.md"),
-        ("# Page\n\n```{book-figure} Life\n```\n", "no figure 'Life'; there are BlockTableWalk, IOExplorer"),
+        (
+            "# Page\n\n```{book-figure} Life\n```\n",
+            "no figure 'Life'; there are BlockTableWalk, IOExplorer",
+        ),
         ('# Page\n\n```{book-figure} LifeOfScores\n{"head_dim": 80}\n```\n', "head_dim"),
         ("# Page\n\n```{book-figure} LifeOfScores\n{\n```\n", "LifeOfScores: Expecting"),
     ],
