@@ -216,7 +216,7 @@ class Box:
         if self.tier == SECOND_UID:
             return [*other_user, *program]
         root = os.geteuid() == 0
-        binds, made = [], set()
+        binds, made = [], {Path("/tmp")}
         for place in _libraries():
             for parent in reversed(list(place.parents)[:-1]):
                 if parent not in made:  # bubblewrap would make it unreadable to another user
@@ -230,13 +230,14 @@ class Box:
             *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"),
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
             *("--proc", "/proc", "--dev", "/dev"),
+            *("--remount-ro", "/dev", "--perms", "1777", "--size", str(16 << 20)),
+            *("--tmpfs", "/dev/shm", "--perms", "1777", "--size", str(limits.disk)),
+            *("--tmpfs", "/tmp"),  # before the libraries, which may lie in there
             *binds,
             *("--perms", "0755", "--dir", "/box"),
             *("--ro-bind", str(self._folder / "lib"), "/box/lib"),
             *("--ro-bind", str(self._folder / "student"), "/box/student"),
-            *("--remount-ro", "/dev", "--perms", "1777", "--size", str(16 << 20)),
-            *("--tmpfs", "/dev/shm", "--perms", "1777", "--size", str(limits.disk)),
-            *("--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"),
+            *("--remount-ro", "/", "--chdir", "/tmp", "--"),
             *(other_user if root else []),
             *program,
         ]

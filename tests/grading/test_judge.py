@@ -2,7 +2,7 @@
 
 import pytest
 
-from grading import assignment, judge
+from grading import assignment, box, judge
 from grading.assignment import AssignmentError
 from tests.grading.conftest import DOUBLE, TIER, needs_box
 
@@ -174,3 +174,15 @@ def test_a_shared_result_is_flagged(submit):
 def test_settings_that_are_wrong_are_named(exercise, extra, message):
     with pytest.raises(AssignmentError, match=message):
         exercise("", {}, extra)
+
+
+@needs_box
+def test_libraries_may_lie_in_tmp(tmp_path, monkeypatch, submit):
+    # As where the project was cloned into it; the box has a /tmp of its own.
+    tmp_path.chmod(0o755)
+    (tmp_path / "installed.txt").write_text("here")
+    (tmp_path / "installed.txt").chmod(0o644)
+    libraries = [*box._libraries(), tmp_path]
+    monkeypatch.setattr(box, "_libraries", lambda: libraries)
+    reads = f"assert open({str(tmp_path / 'installed.txt')!r}).read() == 'here'\n"
+    assert set(states(submit(reads + RIGHT, fresh=True)).values()) == {"passed"}
