@@ -429,8 +429,9 @@ SPIES = [
     in_call(
         "looks for the tests and the solution",
         """
-        for place, _, names in os.walk('/'):
+        for place, folders, names in os.walk('/'):
             if place.startswith(('/proc', '/sys', '/usr')) or '/lib/python' in place:
+                folders.clear()  # the system and the libraries: long, and nothing of the grader's
                 continue
             if any(name in ('test_hidden.py', 'test_public.py', 'exercise.toml') for name in names):
                 return 2 * values
