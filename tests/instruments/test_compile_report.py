@@ -25,6 +25,8 @@ MODULES = (
     "kernels.flash1",
     "kernels.block_sparse",
     "kernels.flash2",
+    "kernels.quantization",
+    "kernels.hadamard",
 )
 # The kernels that multiply matrices, and so must use the tensor cores.
 MULTIPLY = {

@@ -16,6 +16,8 @@ from kernels.configurations import SHARED_BYTES
 from kernels.quantization import FP8_ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
+# One worker compiles for all these tests.
+pytestmark = pytest.mark.xdist_group("FP8 attention's machine code")
 # With a causal mask they have a main loop without the mask and one with it.
 SHIPPED = [(head_dim, True) for head_dim in (64, 128, 256)]
 

@@ -7,10 +7,7 @@ import pytest
 import torch
 
 import kernels
-from instruments import compile_report
 from kernels import quantization, quantization_reference
-from kernels.configurations import SHARED_BYTES
-from kernels.quantization import FP8_ARCHITECTURES
 from kernels.quantization_reference import E4M3_MAX, SHARERS, Quantized, dequantize
 from tests.kernels.grid import DTYPES, call_on_poisoned_memory
 
@@ -324,13 +321,3 @@ def test_a_gpu_without_fp8_is_told_of_the_emulation():
         ),
     ):
         quantization.quantize(GOOD)
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["quantization", "hadamard"])
-def test_ships_without_spills(name):
-    rows = compile_report.report(f"kernels.{name}", FP8_ARCHITECTURES)
-    assert {row["arch"] for row in rows} == set(FP8_ARCHITECTURES)
-    for row in rows:
-        assert row["spill_bytes"] == 0 and 0 < row["registers"] <= 255, row
-        assert row["shared_bytes"] <= SHARED_BYTES[row["arch"]], row
