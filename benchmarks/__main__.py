@@ -44,6 +44,7 @@ SWEEPS = (
     "memory_sharing --experiment memory_sharing",
     "step_times --experiment step_times",
     "serving --experiment serving",
+    "serving_real --experiment serving_real",
 )
 
 
