@@ -20,8 +20,9 @@ they are:
 * ``block_size`` and ``preemption``: paged memory with blocks of ``block_size``, the latter at a rate that
   overfills it, with ``preemption`` "swap" or "recompute" (Figures 18 and 19).
 
-Rates are parts of what paged memory serves when all requests wait from the start, ``capacity``. A system
-whose latency is past LIMIT at one rate is not asked for the next.
+Rates are parts of ``capacity``, what the system serves when all requests wait from the start; for block
+sizes and preemption, what paged memory with the usual blocks serves. A system whose latency is past LIMIT
+at one rate is not asked for the next. Traces are so long that a queue has time to grow where one must.
 """
 
 import argparse
@@ -38,7 +39,15 @@ from serving.traces import Request
 
 PARTS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 LIMIT = 1.0  # seconds a token
-REQUESTS = 500
+# In a trace: ten minutes of arrivals and more near the capacity of paged memory, and some two for Alpaca.
+REQUESTS = {
+    "sharegpt": 4000,
+    "alpaca": 12_000,
+    "parallel": 3000,
+    "beam": 3000,
+    "prefix": 6000,
+    "chat": 2000,
+}
 PARALLEL = (2, 4, 6)
 PREFIXES = (80, 341)
 BLOCK_SIZES = (1, 4, 8, 16, 32, 64, 128, 256)
@@ -51,9 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve traces by a simulated clock.")
     parser.add_argument("--experiment", required=True, help="name of the record")
     parser.add_argument("--step-times", default="step_times", help="record of a step's times")
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="in each trace")
+    parser.add_argument("--requests", type=int, help="the most in a trace")
     arguments = parser.parse_args()
-    if arguments.requests < 1:
+    if arguments.requests is not None and arguments.requests < 1:
         parser.error(f"--requests is at least 1, not {arguments.requests}")
     try:
         steps = records.load(arguments.step_times)
@@ -67,23 +76,25 @@ def main() -> None:
     print("recorded in", records.save(arguments.experiment, rows).relative_to(records.ROOT))
 
 
-def sweep(steps: list[dict], requests: int = REQUESTS) -> Iterator[dict]:
-    """All rows, from the rows of a record of step times."""
+def sweep(steps: list[dict], most: int | None = None) -> Iterator[dict]:
+    """All rows, from the rows of a record of step times; ``most`` makes traces shorter."""
     cost = plan_cost(StepCost(steps))
+    requests = {name: min(count, most or count) for name, count in REQUESTS.items()}
     for workload in WORKLOADS:
-        yield from over_rates("sampling", workload, SYSTEMS, cost, requests)
+        yield from over_rates("sampling", workload, SYSTEMS, cost, requests[workload])
     for (scenario, method), parallel in itertools.product(
         (("parallel", "sampling"), ("beam", "beam")), PARALLEL
     ):
         how = {"parallel": parallel, "method": method}
-        for row in over_rates(scenario, "alpaca", FEWER_SYSTEMS, cost, requests, **how):
+        for row in over_rates(scenario, "alpaca", FEWER_SYSTEMS, cost, requests[scenario], **how):
             yield row | {"parallel": parallel}
     for prefix in PREFIXES:
-        for row in over_rates("prefix", f"prefix {prefix}", FEWER_SYSTEMS, cost, requests):
+        workload = f"prefix {prefix}"
+        for row in over_rates("prefix", workload, FEWER_SYSTEMS, cost, requests["prefix"]):
             yield row | {"prefix": prefix}
-    yield from over_rates("chat", "chat", FEWER_SYSTEMS, cost, requests)
+    yield from over_rates("chat", "chat", FEWER_SYSTEMS, cost, requests["chat"])
     for workload in WORKLOADS:
-        yield from over_block_sizes(workload, steps, requests)
+        yield from over_block_sizes(workload, steps, requests[workload])
 
 
 def plan_cost(cost: StepCost, block_size: int = BLOCK_SIZE) -> Cost:
@@ -139,8 +150,9 @@ def over_rates(
     **how,
 ) -> Iterator[dict]:
     """One row for each system and rate, up to the rate that is too much for it."""
-    capacity = serve(workload, "paged", float("inf"), requests, cost, slots=slots, **how).throughput
     for system in systems:
+        waiting = serve(workload, system, float("inf"), requests, cost, slots=slots, **how)
+        capacity = waiting.throughput
         for part in PARTS:
             rate = part * capacity
             outcome = serve(workload, system, rate, requests, cost, slots=slots, **how)

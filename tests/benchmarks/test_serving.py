@@ -53,10 +53,14 @@ def test_paged_memory_serves_more_at_the_same_latency():
         system: {row["rate"]: row["latency"] for row in rows if row["system"] == system}
         for system in systems
     }
-    capacity = rows[0]["capacity"]
-    assert [*by_system["paged"]] == pytest.approx([part * capacity for part in serving.PARTS], 1e-3)
+    capacities = {row["system"]: row["capacity"] for row in rows}
+    for system in systems:
+        rates = [part * capacities[system] for part in serving.PARTS]
+        assert [*by_system[system]] == pytest.approx(rates, 1e-3)
+    assert capacities["paged"] > 1.5 * capacities["max"]
+    # Where the one cannot keep up, the other does not feel it.
     highest = max(by_system["max"])
-    assert by_system["max"][highest] > 2 * by_system["paged"][highest]
+    assert by_system["max"][highest] > 2 * min(by_system["paged"].values())
     # With next to no queue a token takes a step.
     assert min(by_system["paged"].values()) < 0.02
     assert all(row["requests"] == 60 for row in rows)
@@ -64,10 +68,10 @@ def test_paged_memory_serves_more_at_the_same_latency():
 
 
 def test_a_rate_that_is_too_much_is_the_last(monkeypatch):
-    monkeypatch.setattr(serving, "LIMIT", 0.03)
+    monkeypatch.setattr(serving, "LIMIT", 0.018)
     rows = list(serving.over_rates("sampling", "alpaca", ("max",), COST, 60, slots=4096))
     assert len(rows) < len(serving.PARTS)
-    assert [row["latency"] > 0.03 for row in rows] == [False] * (len(rows) - 1) + [True]
+    assert [row["latency"] > 0.018 for row in rows] == [False] * (len(rows) - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +118,7 @@ def test_the_sweep_has_every_scenario(monkeypatch):
     monkeypatch.setattr(serving, "PARTS", (0.5,))
     monkeypatch.setattr(serving, "PARALLEL", (2,))
     monkeypatch.setattr(serving, "BLOCK_SIZES", (16,))
-    rows = list(serving.sweep(made_up_steps(), requests=5))
+    rows = list(serving.sweep(made_up_steps(), most=5))
     assert {row["scenario"] for row in rows} == {
         "sampling",
         "parallel",
