@@ -318,6 +318,49 @@ def _fp8_errors(load: Load, without: str) -> Finding:
     return Finding(worse / ours, f"{shown} ({worse / ours:.2f}×)")
 
 
+def memory_that_holds_tokens(load: Load) -> Finding:
+    """Share of the slots that hold a token, and what pages make of Orca's best guess, Oracle."""
+    rows = [load("memory_waste").one(workload="sharegpt", system=name) for name in _MEMORIES]
+    shares = ", ".join(f"{100 * row['tokens']:.1f}" for row in rows[:-1])
+    return Finding(
+        rows[-1]["tokens"] / rows[-2]["tokens"], f"{shares}; {100 * rows[-1]['tokens']:.1f} %"
+    )
+
+
+def batched_requests(load: Load) -> Finding:
+    """Requests in a step, and pages' over Oracle's."""
+    rows = [load("memory_waste").one(workload="sharegpt", system=name) for name in _MEMORIES]
+    shown = ", ".join(f"{row['running']:.1f}" for row in rows[:-1])
+    return Finding(rows[-1]["running"] / rows[-2]["running"], f"{shown}; {rows[-1]['running']:.1f}")
+
+
+_MEMORIES = ("max", "pow2", "oracle", "paged")
+
+
+def shared_by_sampling(load: Load) -> Finding:
+    """Blocks that the answers to one prompt share, over what the paper says of 2 and of 6."""
+    return _shared(load, "sampling")
+
+
+def shared_by_beams(load: Load) -> Finding:
+    """Blocks that the beams of one search share, over the same."""
+    return _shared(load, "beam")
+
+
+def _shared(load: Load, method: str) -> Finding:
+    rows = load("memory_sharing").where(workload="alpaca", method=method)
+    saved = [row["saved"] for row in rows]
+    value = min(row["saved"] / row["paper_saved"] for row in rows if "paper_saved" in row)
+    return Finding(value, f"{100 * min(saved):.1f}–{100 * max(saved):.1f} %")
+
+
+def pages_cost(load: Load) -> Finding:
+    """How much longer the paged kernel takes than the same kernel on one piece, in percent."""
+    rows = load("paged_decode").where(kernel="paged", block_size=16)
+    slower = [100 * (1 / row["speedup"]["contiguous"] - 1) for row in rows]
+    return Finding(max(slower), f"{min(slower):.0f}–{max(slower):.0f} %")
+
+
 def cost_outside_tensor_cores(load: Load) -> Finding:
     """How much slower arithmetic is outside the tensor cores."""
     tflops = load("ceilings").rows[0]["tflops"]
@@ -372,5 +415,10 @@ EXPERIMENTS = {
         fp8_per_tensor,
         fp8_without_block_scales,
         fp8_without_rotation,
+        memory_that_holds_tokens,
+        batched_requests,
+        shared_by_sampling,
+        shared_by_beams,
+        pages_cost,
     )
 }

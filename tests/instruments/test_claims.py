@@ -116,6 +116,24 @@ FP8_ERRORS = [
         ("no_rotation", "outliers", 8192, 64, 1.0),
     ]
 ]
+WASTE = [
+    {"workload": workload, "system": system, "tokens": tokens, "running": running}
+    for workload, system, tokens, running in [
+        *(("sharegpt", "max", 0.2, 6.96), ("sharegpt", "pow2", 0.25, 10.0)),
+        *(("sharegpt", "oracle", 0.4, 12.0), ("sharegpt", "paged", 0.9, 30.0)),
+        *(("alpaca", "oracle", 0.1, 1.0), ("alpaca", "paged", 1.0, 99.0)),
+    ]
+]
+SHARING = [
+    {"workload": workload, "method": method, "parallel": parallel, "saved": saved} | paper
+    for workload, method, parallel, saved, paper in [
+        ("alpaca", "sampling", 2, 0.06, {"paper_saved": 0.05}),
+        ("alpaca", "sampling", 4, 0.07, {}),
+        ("alpaca", "sampling", 6, 0.08, {"paper_saved": 0.1}),
+        ("alpaca", "beam", 2, 0.375, {"paper_saved": 0.25}),
+        ("sharegpt", "beam", 2, 0.1, {"paper_saved": 0.5}),
+    ]
+]
 MADE_UP = [
     (
         "passes_over_a_row",
@@ -277,6 +295,18 @@ MADE_UP = [
     ("fp8_per_tensor", FP8_ERRORS, Finding(3.0, "2.4e-2 → 8.0e-3 (3.00×)")),
     ("fp8_without_block_scales", FP8_ERRORS, Finding(1.25, "1.0e-2 → 8.0e-3 (1.25×)")),
     ("fp8_without_rotation", FP8_ERRORS, Finding(2.5, "2.0e-2 → 8.0e-3 (2.50×)")),
+    ("memory_that_holds_tokens", WASTE, Finding(2.25, "20.0, 25.0, 40.0; 90.0 %")),
+    ("batched_requests", WASTE, Finding(2.5, "7.0, 10.0, 12.0; 30.0")),
+    ("shared_by_sampling", SHARING, Finding(0.8, "6.0–8.0 %")),
+    ("shared_by_beams", SHARING, Finding(1.5, "37.5–37.5 %")),
+    (
+        "pages_cost",
+        [
+            {"kernel": "paged", "block_size": size, "speedup": {"contiguous": ratio}}
+            for size, ratio in [(16, 1.0), (16, 0.8), (1, 0.5)]
+        ],
+        Finding(25.0, "0–25 %"),
+    ),
 ]
 
 
