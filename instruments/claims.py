@@ -19,10 +19,14 @@ DATASHEET_TFLOPS = 989.4
 
 @dataclass(frozen=True)
 class Finding:
-    """What an experiment found: ``value`` is judged, ``shown`` is printed."""
+    """What an experiment found: ``value`` is judged, ``shown`` is printed.
+
+    ``points`` are the numbers that ``value`` is the best, the worst or the middle of; they are plotted.
+    """
 
     value: float
     shown: str
+    points: tuple[float, ...] = ()
 
 
 def passes_over_a_row(load: Load) -> Finding:
@@ -32,7 +36,7 @@ def passes_over_a_row(load: Load) -> Finding:
     for three in record.where(kernel="three_pass"):
         problem = {name: three[name] for name in ("dtype", "rows", "columns")}
         ratios.append(three["ms"] / record.one(kernel="two_pass", **problem)["ms"])
-    return Finding(max(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×")
+    return Finding(max(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×", tuple(ratios))
 
 
 def gpt2_traffic(load: Load, kernel: str = "flash1") -> Finding:
@@ -96,13 +100,13 @@ def _proportional(rows: list[dict]) -> tuple[float, str]:
 def speed_over_eager(load: Load) -> Finding:
     """Forward and backward together beside eager PyTorch, at d 64 without a mask."""
     ratios = _over_eager(load("flash2_eager").where(d=64, causal=False))
-    return Finding(max(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×")
+    return Finding(max(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×", tuple(ratios))
 
 
 def range_over_eager(load: Load) -> Finding:
     """The same at every length and head dimension, full and causal."""
     ratios = _over_eager(load("flash2_eager").rows)
-    return Finding(min(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×")
+    return Finding(min(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×", tuple(ratios))
 
 
 def _over_eager(rows: list[dict]) -> list[float]:
@@ -132,7 +136,7 @@ def causal_skip(load: Load) -> Finding:
     for row in record.where(kernel="flash1", n=longest, causal=False, dtype="float16"):
         causal = record.one(kernel="flash1", n=longest, causal=True, dtype="float16", d=row["d"])
         gains.append(row["ms"] / causal["ms"])
-    return Finding(min(gains), f"{min(gains):.2f}–{max(gains):.2f}×")
+    return Finding(min(gains), f"{min(gains):.2f}–{max(gains):.2f}×", tuple(gains))
 
 
 def few_heads(load: Load) -> Finding:
@@ -157,14 +161,15 @@ def over_flash1(load: Load) -> Finding:
     for row in record.where(kernel="flash2"):
         problem = {name: row[name] for name in ("dtype", "n", "d", "causal")}
         ratios.append(record.one(kernel="flash1", **problem)["ms"] / row["ms"])
-    return Finding(median(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×")
+    return Finding(median(ratios), f"{min(ratios):.2f}–{max(ratios):.2f}×", tuple(ratios))
 
 
 def share_of_peak(load: Load) -> Finding:
     """The fastest forward pass over what the data sheet promises for float16."""
     rows = load("flash2").where(kernel="flash2", dtype="float16", n=2**14)
     shares = [row["tflops"] / DATASHEET_TFLOPS for row in rows]
-    return Finding(max(shares), f"{min(shares):.0%}–{max(shares):.0%}, forward".replace("%", " %"))
+    shown = f"{min(shares):.0%}–{max(shares):.0%}, forward".replace("%", " %")
+    return Finding(max(shares), shown, tuple(shares))
 
 
 def both_ways_d64(load: Load) -> Finding:
@@ -187,8 +192,8 @@ def _both_ways(load: Load, d: int, paper: dict[bool, float]) -> Finding:
         # The backward pass has 2.5 times the FLOPs of the forward one.
         reached.append(3.5 / (1 / forward + 2.5 / backward))
     shown = ", ".join(f"{tflops:.0f}" for tflops in reached)
-    ratios = (tflops / figure for tflops, figure in zip(reached, paper.values(), strict=True))
-    return Finding(min(ratios), f"{shown} TFLOP/s")
+    ratios = tuple(tflops / figure for tflops, figure in zip(reached, paper.values(), strict=True))
+    return Finding(min(ratios), f"{shown} TFLOP/s", ratios)
 
 
 def bert_training(load: Load) -> Finding:
@@ -210,7 +215,7 @@ def long_range_training(load: Load) -> Finding:
     rows = load("training").where(model="lra", attention="flash2")
     ratios = [row["speedup"]["eager"] for row in rows]
     mean = sum(ratios) / len(ratios)
-    return Finding(mean, f"{mean:.1f}× ({min(ratios):.1f}–{max(ratios):.1f}×)")
+    return Finding(mean, f"{mean:.1f}× ({min(ratios):.1f}–{max(ratios):.1f}×)", tuple(ratios))
 
 
 def training_utilisation(load: Load) -> Finding:
@@ -224,9 +229,8 @@ def training_utilisation(load: Load) -> Finding:
 def hopper_over_flash2(load: Load) -> Finding:
     """FlashAttention-3's forward pass beside FlashAttention-2 as PyTorch has it, at every problem."""
     ratios = [row["speedup"]["fa2"] for row in load("flash3").where(kernel="flash3")]
-    return Finding(
-        median(ratios), f"{min(ratios):.1f}–{max(ratios):.1f}×, middle {median(ratios):.2f}×"
-    )
+    shown = f"{min(ratios):.1f}–{max(ratios):.1f}×, middle {median(ratios):.2f}×"
+    return Finding(median(ratios), shown, tuple(ratios))
 
 
 def hopper_d128(load: Load) -> Finding:
@@ -246,8 +250,8 @@ def hopper_best(load: Load) -> Finding:
 
 def _hopper_rate(load: Load, paper: float, **problem) -> Finding:
     rows = load("flash3").where(kernel="flash3", dtype="float16", **problem)
-    tflops = max(row["tflops"] for row in rows)
-    return Finding(tflops / paper, f"{tflops:.0f} TFLOP/s")
+    rates = tuple(row["tflops"] / paper for row in rows)
+    return Finding(max(rates), f"{max(rates) * paper:.0f} TFLOP/s", rates)
 
 
 def overlap_inside(load: Load) -> Finding:
@@ -289,8 +293,8 @@ def error_with_outliers(load: Load) -> Finding:
 
 def fp8_best(load: Load) -> Finding:
     """The fastest of all FP8 forward passes, what is done to the inputs first included."""
-    tflops = max(row["tflops"] for row in load("fp8").where(kernel="fp8"))
-    return Finding(tflops / 1200, f"{tflops:.0f} TFLOP/s")
+    rates = tuple(row["tflops"] / 1200 for row in load("fp8").where(kernel="fp8"))
+    return Finding(max(rates), f"{1200 * max(rates):.0f} TFLOP/s", rates)
 
 
 def fp8_per_tensor(load: Load) -> Finding:
@@ -358,7 +362,7 @@ def pages_cost(load: Load) -> Finding:
     """How much longer the paged kernel takes than the same kernel on one piece, in percent."""
     rows = load("paged_decode").where(kernel="paged", block_size=16)
     slower = [100 * (1 / row["speedup"]["contiguous"] - 1) for row in rows]
-    return Finding(max(slower), f"{min(slower):.0f}–{max(slower):.0f} %")
+    return Finding(max(slower), f"{min(slower):.0f}–{max(slower):.0f} %", tuple(slower))
 
 
 def cost_outside_tensor_cores(load: Load) -> Finding:

@@ -38,6 +38,7 @@ class Claim:
     quantity: str | None = None
     reproduced: float | None = None
     in_part: float | None = None
+    paper: float | None = None
     limit: str | None = None
     tests: Sequence[str] = ()
     measurable: bool = True
@@ -62,6 +63,8 @@ class Answer:
     verdict: str
     reason: str | None = None
     rule: str | None = None
+    finding: Finding | None = None
+    ratio: str = "–"
 
 
 def read_papers(path: Path) -> list[Paper]:
@@ -81,11 +84,13 @@ def answer(claim: Claim, root: Path, load: Load) -> Answer:
         return Answer("–", NOT_MEASURABLE, f"argued in chapter {claim.chapter}")
     if not claim.experiment:
         return Answer("–", "not yet")
-    used = []
+    commands = {}
 
     def noted(name: str) -> records.Record:
-        used.append(name)
-        return load(name)
+        commands[name] = None
+        record = load(name)
+        commands[name] = record.environment.get("command")
+        return record
 
     try:
         finding = EXPERIMENTS[claim.experiment](noted)
@@ -96,11 +101,15 @@ def answer(claim: Claim, root: Path, load: Load) -> Answer:
         f"in part from {claim.in_part:g}"
     )
     rule += f"; in part at most ({claim.limit})" if claim.limit else ""
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(used))
-    rule += f". Record{'s' if ',' in names else ''} {names}."
+    names = "; ".join(
+        f"`{name}`, by `{command}`" if command else f"`{name}`"
+        for name, command in commands.items()
+    )
+    rule += f". Record{'s' if len(commands) > 1 else ''} {names}."
     if finding is None:
         return Answer("not measured yet", "not yet", rule=rule)
-    return Answer(finding.shown, *judge(claim, finding), rule)
+    ratio = f"{finding.value / claim.paper:.2f}×" if claim.paper else "–"
+    return Answer(finding.shown, *judge(claim, finding), rule, finding, ratio)
 
 
 def judge(claim: Claim, finding: Finding) -> tuple[str, str | None]:
@@ -142,8 +151,8 @@ def chapters(root: Path) -> dict[int, str]:
 def table(paper: Paper, answers: list[Answer], linked: dict[int, str]) -> str:
     """A paper's claims as a Markdown table, and under it how each was judged."""
     lines = [
-        f"| claim | paper, {paper.gpu} | ours, {OUR_GPU} | verdict |",
-        "|:--|:--|:--|:--|",
+        f"| claim | paper, {paper.gpu} | ours, {OUR_GPU} | ours / paper | verdict |",
+        "|:--|:--|:--|:--|:--|",
     ]
     rules = []
     for number, (claim, given) in enumerate(zip(paper.claims, answers, strict=True), start=1):
@@ -153,11 +162,12 @@ def table(paper: Paper, answers: list[Answer], linked: dict[int, str]) -> str:
         verdict = given.verdict if given.verdict == "not yet" else f"**{given.verdict}**"
         verdict += f": {given.reason}" if given.reason else ""
         statement = f"{number} · *{claim.place}.* {claim.statement} · {chapter}"
-        lines.append(f"| {statement} | {claim.figure} | {given.ours} | {verdict} |")
+        cells = (statement, claim.figure, given.ours, given.ratio, verdict)
+        lines.append(f"| {' | '.join(cells)} |")
         if given.rule:
             rules.append(f"* **{number}.** {given.rule}")
     if rules:
-        summary = "<details>\n<summary>How these are judged</summary>"
+        summary = "<details>\n<summary>How these are judged, and the commands</summary>"
         lines += ["", summary, "", *rules, "", "</details>"]
     return "\n".join(lines)
 

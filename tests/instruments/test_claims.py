@@ -328,7 +328,7 @@ def test_a_claim_has_a_rule_exactly_if_it_has_an_experiment(claim):
     if claim.experiment:
         assert all(rule) and claim.in_part < claim.reproduced and not claim.tests
     else:
-        assert rule == (None, None, None) and claim.limit is None
+        assert rule == (None, None, None) and claim.limit is None and claim.paper is None
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_other_records_make_another_page():
         return Record({}, [{"tflops": {"float16": 2.0, "float32": 1.0}}])
 
     page = written((ROOT / PAGE).read_text("utf-8"), ROOT, other)
-    assert "| 2.0× | **not reproduced**: less than the paper's |" in page
+    assert "| 2.0× | 0.12× | **not reproduced**: less than the paper's |" in page
     # What is written again is the same, and nothing of the old tables stays.
     assert written(page, ROOT, other) == page and "16.5×" not in page
 
