@@ -3,6 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 PORT ?= 8000
 CHAPTERS ?=
+TESTS ?=
 
 ifeq ($(OS),Windows_NT)
 IN_VENV := .venv/Scripts/python.exe
@@ -18,6 +19,7 @@ help:
 	@echo 'make serve         build it and serve it (PORT=8000)               1 minute'
 	@echo 'make serve-model   answer completions with the small GPT (PORT=8000)'
 	@echo 'make test          run every test (WORKERS=2)                      20 minutes'
+	@echo '                   (TESTS=tests/kernels for some of them)'
 	@echo 'make lab           open the chapters in JupyterLab                 seconds'
 	@echo 'make record        run the chapters on this GPU, keep the outputs  2 minutes a chapter'
 	@echo '                   (CHAPTERS="01 02" for some of them)'
@@ -43,8 +45,8 @@ serve-model: full-environment
 # One thread a worker: the interpreter is single-threaded NumPy, and threads would only get in each
 # other's way.
 test: full-environment
-	@echo 'Running every test: about 20 minutes on 2 cores …'
-	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) --dist loadgroup
+	@echo 'Running $(or $(TESTS),every test: about 20 minutes on 2 cores) …'
+	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lab: full-environment
 	@$(IN_VENV) -m jupyterlab book
