@@ -1,43 +1,18 @@
 """Practice mode: an exercise's public tests, run in this process on what the learner just wrote."""
 
-import os
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from triton.compiler import CompilationError
 
 from exercises.catalogue import Exercise, ExerciseError, find
-
-# The tests run alone: no plugin, configuration or conftest that happens to be installed or near.
-_ARGUMENTS = [
-    f"--config-file={os.devnull}",
-    "--noconftest",
-    "--import-mode=importlib",
-    "--assert=plain",
-    "--capture=no",
-    *(
-        f"-pno:{plugin}"
-        for plugin in (
-            "terminal",
-            "cacheprovider",
-            "faulthandler",
-            "logging",
-            "warnings",
-            "threadexception",
-            "unraisableexception",
-        )
-    ),
-]
-_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+from grading import alone
 
 
 @dataclass(frozen=True)
@@ -100,18 +75,7 @@ def run_tests(exercise: Exercise, attempt: object) -> dict[str, Outcome]:
     """
     plugin = _Practice(exercise, _function(exercise, attempt))
     tests = exercise.folder / "test_public.py"
-    modules = set(sys.modules)
-    try:
-        # NumPy, under Triton's interpreter, warns of NaN and infinity; a GPU computes them in silence.
-        with mock.patch.dict(os.environ, _ENVIRONMENT), np.errstate(all="ignore"):
-            pytest.main([*_ARGUMENTS, f"--rootdir={exercise.folder}", str(tests)], plugins=[plugin])
-    finally:
-        for name in set(sys.modules) - modules:
-            if getattr(sys.modules[name], "__file__", None) == str(tests):
-                del sys.modules[name]
-        # Where pytest keeps the last error for a debugger, and with it the learner's tensors.
-        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
-            vars(sys).pop(name, None)
+    alone.run(exercise.folder, [tests], plugin)
     if plugin.interrupted:
         raise KeyboardInterrupt
     if not plugin.outcomes:

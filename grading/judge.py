@@ -8,20 +8,18 @@ fault*, whatever else went wrong, which is no score but a case for a person.
 import contextlib
 import hashlib
 import importlib.metadata
-import os
 import random
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from unittest import mock
 
 import numpy
 import pytest
 import torch
 
-from grading import feedback, rules
+from grading import alone, feedback, rules
 from grading.assignment import COMPILES, Assignment
 from grading.box import OFFICIAL, Box, BoxError, Died
 from grading.inside import plain
@@ -43,27 +41,6 @@ PASSED, WRONG, CRASHED, NOT_ATTEMPTED, FAULT = STATES = (
     "not attempted",
     "grader fault",
 )
-# The tests run alone: no plugin, configuration or conftest that happens to be installed or near.
-_ARGUMENTS = [
-    f"--config-file={os.devnull}",
-    "--noconftest",
-    "--import-mode=importlib",
-    "--assert=plain",
-    "--capture=no",
-    *(
-        f"-pno:{plugin}"
-        for plugin in (
-            "terminal",
-            "cacheprovider",
-            "faulthandler",
-            "logging",
-            "warnings",
-            "threadexception",
-            "unraisableexception",
-        )
-    ),
-]
-_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
 
 
 @dataclass
@@ -333,16 +310,8 @@ def _pytest(assignment: Assignment, files: list[Path], plugin: "_Plugin") -> Non
     }
     for path, kind in assignment.contexts.items():
         places[path] = remote_context(path, plain.named(kind), plugin.current)
-    modules = set(sys.modules)
-    with mock.patch.dict(os.environ, _ENVIRONMENT), replaced(places):
-        with numpy.errstate(all="ignore"):
-            arguments = [*_ARGUMENTS, f"--rootdir={assignment.folder}", *map(str, files)]
-            pytest.main(arguments, plugins=[plugin])
-    for name in set(sys.modules) - modules:
-        if getattr(sys.modules[name], "__file__", None) in map(str, files):
-            del sys.modules[name]
-    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
-        vars(sys).pop(name, None)
+    with replaced(places):
+        alone.run(assignment.folder, files, plugin)
 
 
 class _Plugin:

@@ -20,7 +20,7 @@ ARROWS = {
     "serving": {"kernels"},
     "instruments": {"kernels"},
     "figures": set(),
-    "exercises": {"kernels", "serving", "instruments", "figures"},
+    "exercises": {"kernels", "serving", "instruments", "figures", "grading"},
     "benchmarks": {"kernels", "serving", "instruments", "figures"},
     "grading": set(),
     "scripts": {"kernels", "instruments", "figures"},
