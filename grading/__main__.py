@@ -6,6 +6,9 @@ python -m grading collect FOLDER SUBMISSIONS          take in a folder or zip of
 python -m grading grade FOLDER -j 4                   judge them; goes on where it was interrupted
 python -m grading regrade FOLDER [STUDENT ...]        judge again with the recorded seed
 python -m grading export FOLDER                       gradebooks, feedback, and a page to look at
+python -m grading serve-report FOLDER                 show what was exported in a browser
+python -m grading gradescope FOLDER --out FILE.zip    an autograder to upload to Gradescope
+python -m grading github FOLDER --out TEMPLATE        a repository for students on GitHub
 """
 
 import argparse
@@ -16,7 +19,18 @@ from pathlib import Path
 
 import tqdm
 
-from grading import assignment, course, gradebook, judge, release, report, submissions
+from grading import (
+    assignment,
+    course,
+    github,
+    gradebook,
+    gradescope,
+    judge,
+    release,
+    report,
+    serve_report,
+    submissions,
+)
 from grading.assignment import AssignmentError
 from grading.box import OFFICIAL, TIERS, BoxError, best_tier
 from grading.grade import grade, regrade, settings
@@ -32,6 +46,12 @@ def check(arguments: argparse.Namespace) -> int:
     made = judge.judge(
         found, arguments.file.resolve(), seed=course.fresh_seed(), tier=tier, hidden=False
     )
+    data = made.data()
+    if arguments.junit:
+        gradebook.write_junit(arguments.junit, {arguments.file.stem: data})
+    if arguments.summary:
+        with open(arguments.summary, "a", encoding="utf-8") as file:
+            file.write(github.summary(found.title, data))
     return 0 if tell(made) else 1
 
 
@@ -125,6 +145,30 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def serve_report_(arguments: argparse.Namespace) -> int:
+    serve_report.serve(course.open_course(arguments.folder), arguments.port)
+    return 0
+
+
+def gradescope_(arguments: argparse.Namespace) -> int:
+    made = course.open_course(arguments.folder)
+    gradescope.pack(made, arguments.out, hidden=arguments.hidden, minutes=arguments.minutes)
+    print(f"Upload {arguments.out} to Gradescope, and keep it: the hidden tests are in it.")
+    return 0
+
+
+def github_(arguments: argparse.Namespace) -> int:
+    github.template(course.open_course(arguments.folder), arguments.out)
+    print(f"{arguments.out} is the repository for students: commit it, and make it a template.")
+    return 0
+
+
+def port_number(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535; got {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m grading",
@@ -144,6 +188,8 @@ def parser() -> argparse.ArgumentParser:
     exercise = ("exercise", {"metavar": "EXERCISE"})
     one = command("check", check, exercise, ("file", {"type": Path, "metavar": "FILE"}))
     one.add_argument("--tier", choices=TIERS)
+    one.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit")
+    one.add_argument("--summary", type=Path, metavar="FILE", help="append a table in Markdown")
     one = command("release", release_, exercise, folder)
     one.add_argument("--seed", type=int, help="of the class: it chooses the variant")
     one.add_argument("--due", type=datetime.fromisoformat, help="such as 2027-01-31T23:59 (UTC)")
@@ -161,6 +207,24 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("students", nargs="*", metavar="STUDENT")
     one.add_argument("-j", "--jobs", type=int, default=1, help="submissions at a time")
     command("export", export, folder)
+    one = command("serve-report", serve_report_, folder)
+    one.add_argument("--port", type=port_number, default=8000, help="0 takes a free one")
+    one = command("gradescope", gradescope_, folder)
+    one.add_argument("--out", type=Path, required=True, metavar="FILE.zip")
+    one.add_argument(
+        "--hidden",
+        choices=gradescope.HIDDEN,
+        default=gradescope.HIDDEN[0],
+        help="when students see the results of hidden tests",
+    )
+    one.add_argument(
+        "--minutes",
+        type=int,
+        default=gradescope.MINUTES,
+        help="the timeout of the assignment on Gradescope",
+    )
+    one = command("github", github_, folder)
+    one.add_argument("--out", type=Path, required=True, metavar="TEMPLATE")
     return made
 
 

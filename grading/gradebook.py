@@ -16,7 +16,7 @@ from grading.grade import results
 from grading.judge import CRASHED, FAULT, NOT_ATTEMPTED, PASSED, STATES, WRONG
 
 _XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_STATE_WORDS = {
+STATE_WORDS = {
     PASSED: "passed",
     WRONG: "wrong",
     CRASHED: "stopped by an error",
@@ -88,8 +88,7 @@ def export(course: Course) -> list[Path]:
             "reports": reports,
         },
     )
-    junit = ElementTree.tostring(junit_tree(reports), encoding="unicode")
-    (folder / "junit.xml").write_text(junit, "utf-8")
+    write_junit(folder / "junit.xml", reports)
     (folder / "feedback").mkdir(exist_ok=True)
     for student, report in reports.items():
         (folder / "feedback" / f"{student}.md").write_text(feedback(course, report), "utf-8")
@@ -106,6 +105,10 @@ def _cell(value: object) -> object:
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
         return "'" + value
     return value
+
+
+def write_junit(file: Path, reports: dict[str, dict]) -> None:
+    file.write_bytes(ElementTree.tostring(junit_tree(reports), "utf-8", xml_declaration=True))
 
 
 def junit_tree(reports: dict[str, dict]) -> ElementTree.Element:
@@ -160,7 +163,7 @@ def feedback(course: Course, report: dict) -> str:
         mark = "✓" if result["state"] == PASSED else "✗"
         lines.append(
             f"- {mark} **{result['title']}** ({points}/{result['possible']:g}): "
-            f"{_STATE_WORDS[result['state']]}"
+            f"{STATE_WORDS[result['state']]}"
         )
         if result["message"]:
             lines.append(f"  {result['message']}")

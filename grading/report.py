@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jinja2
 
+from grading.bundle import TEMPLATES
 from grading.course import Course
 from grading.gradebook import official_reports, rows
 from grading.judge import CRASHED, PASSED, STATES, WRONG
@@ -49,7 +50,7 @@ def write(course: Course) -> Path:
     scores = [row["final"] for row in table if row["final"] is not None]
     possible = max(row["possible"] for row in table)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

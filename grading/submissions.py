@@ -28,7 +28,9 @@ SOURCE_LIMIT = 1 << 20
 NOTEBOOK_LIMIT = 20 << 20
 ARCHIVE_LIMIT = 200 << 20
 ENTRIES_LIMIT = 2000
-_IGNORED = {"__MACOSX", "__pycache__", ".ipynb_checkpoints", ".git", ".DS_Store", "Thumbs.db"}
+_IGNORED = {"__MACOSX", "__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db"}
+# Of a repository: what is in these is not the student's work (grading/github.py makes the last).
+_IGNORED |= {".git", ".venv", ".grader"}
 _NOT_SOLUTIONS = re.compile(r"(test_.*|.*_test|conftest|setup|sitecustomize|usercustomize)\.py")
 _KINDS = (".py", ".ipynb", ".zip")
 # Marks that change the direction of writing, so that code reads otherwise than it runs.
