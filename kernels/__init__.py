@@ -1,7 +1,8 @@
 """The book's attention kernels, one module an idea.
 
-Importing this package decides where kernels run. With a CUDA GPU, Triton compiles them for it. Without
-one, Triton's interpreter runs the same source on the CPU, slowly and exactly: good for toy sizes.
+Importing this package decides where kernels run. With a CUDA GPU of compute capability 8.0 or newer,
+Triton compiles them for it. Without one, Triton's interpreter runs the same source on the CPU, slowly and
+exactly: good for toy sizes. (On an older GPU Triton uses no tensor cores and has too little shared memory.)
 Set ``TRITON_INTERPRET`` to 0 or 1 before the import to decide yourself. Triton reads the variable once,
 when a kernel is defined, so it cannot be changed afterwards in the same process.
 """
@@ -11,7 +12,15 @@ import sys
 
 import torch
 
-if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
+OLDEST_GPU = (8, 0)
+"""The oldest compute capability that the kernels are compiled for."""
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST_GPU
+
+
+if "TRITON_INTERPRET" not in os.environ and not _has_gpu():
     if "triton.language" in sys.modules:
         raise ImportError(
             "Triton was imported before the book's kernels, so its CPU interpreter can no longer be "
