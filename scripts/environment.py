@@ -3,6 +3,7 @@
     python3 scripts/environment.py book     the website: everything but torch and triton
     python3 scripts/environment.py full     kernels, notebooks, tests and website
 
+A chapter's first cell calls `complete`, which gives the Python it runs on what that lacks.
 Calling it again costs nothing until the requirement files change; an interrupted call is repeated.
 Only the standard library is used, in a syntax that an old Python can read far enough to be told.
 """
@@ -29,6 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The oldest pair the kernels run on: a machine that has it, or a newer one, keeps its own.
 OLDEST_IN_PLACE = {"torch": (2, 11), "triton": (3, 6)}
+# What a chapter imports beside them; the rest of requirements.txt is for the website and the tests.
+IN_CHAPTERS = ("numpy", "matplotlib", "anywidget", "ipywidgets", "safetensors", "tqdm", "pytest")
 EXPECTATION = {
     "book": "about 2 minutes and 150 MB of downloads the first time",
     "full": "about 5 minutes the first time; on Linux torch and CUDA are about 3 GB of downloads",
@@ -68,6 +71,29 @@ def versions_here() -> dict[str, str | None]:
             return None
 
     return {package: version(package) for package in OLDEST_IN_PLACE}
+
+
+def complete() -> None:
+    """Install what this Python lacks of what the chapters import; torch and triton must be there."""
+    if not new_enough(versions_here()):
+        has = " and ".join(
+            f"{name} {version or '(missing)'}" for name, version in versions_here().items()
+        )
+        pins = requirements((ROOT / "requirements.txt").read_text("utf-8"), without=set())
+        pair = " ".join(pin for pin in pins if re.match("(torch|triton)==", pin))
+        raise RuntimeError(
+            f"This Python has {has}, and the book's kernels need torch 2.11 and triton 3.6 or newer. "
+            f"On Linux, run %pip install {pair} in a cell and restart the notebook's kernel; "
+            "book/setup.md says what to do on other systems."
+        )
+    missing = [name for name in IN_CHAPTERS if importlib.util.find_spec(name) is None]
+    if missing:
+        pins = requirements((ROOT / "requirements.txt").read_text("utf-8"), without=set())
+        wanted = [pin for pin in pins if pin.split("==")[0] in missing]
+        print("Installing", *wanted, flush=True)
+        if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted]).returncode:
+            raise RuntimeError(f"pip could not install {', '.join(missing)}: check the network.")
+        importlib.invalidate_caches()
 
 
 def python_of(venv: Path) -> Path:

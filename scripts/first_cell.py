@@ -1,5 +1,5 @@
 # Find the book above this folder, or fetch it (on Colab, say), and work inside it.
-import importlib.util, os, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 url = os.environ.get("ATTENTION_BOOK_REPOSITORY", "{repository}")
@@ -10,10 +10,12 @@ if not root.exists() and subprocess.run(fetch).returncode:
     raise RuntimeError(f"Could not fetch {url}: check the network, or start Jupyter in a copy.")
 os.chdir(root / "book")
 sys.path.insert(0, str(root))
-if not importlib.util.find_spec("anywidget"):
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "anywidget"], check=True)
+from scripts.environment import complete
+
+complete()  # installs what this Python lacks
 
 import kernels, torch
 
-toy = "the CPU through Triton's interpreter: toy sizes"
-print("Running on", toy if kernels.INTERPRETED else torch.cuda.get_device_name())
+gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+toy = f"the CPU through Triton's interpreter: toy sizes ({gpu}; kernels need capability 8.0)"
+print("Running on", toy if kernels.INTERPRETED else gpu)
