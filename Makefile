@@ -45,6 +45,7 @@ serve-model: full-environment
 # One thread a worker: the interpreter is single-threaded NumPy, and threads would only get in each
 # other's way.
 test: full-environment
+	@$(IN_VENV) -m scripts.older_triton
 	@echo 'Running $(or $(TESTS),every test: about 20 minutes on 2 cores) …'
 	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 

@@ -1,7 +1,6 @@
 """FlashAttention-3's kernel in machine code, with no GPU: registers, spills, meetings, what overlaps."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from kernels.configurations import SHARED_BYTES
+from tests.kernels.tritons import TRITONS, run_script
 
 # One worker for all of them: they look at the same compiled forms.
 pytestmark = pytest.mark.xdist_group("FlashAttention-3's machine code")
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [(head_dim, causal, {}) for head_dim in (64, 128, 256) for causal in (False, True)]
 ALONE = {"specialized": False, "pingpong": False}
 # What no shipped form shows, from the plainest to the paper's, at the head dimension of its ablation.
@@ -26,21 +25,10 @@ OTHERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """What became of each form, compiled in one process of its own: this one may be interpreting."""
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(SHIPPED + OTHERS)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module", params=TRITONS)
+def compiled(request):
+    """What became of each form."""
+    return run_script(request.param, __file__, json.dumps(SHIPPED + OTHERS))
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """FP8 attention in machine code, with no GPU: spills, 8-bit products, what main loops are made of."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from instruments import compile_report
 from kernels.configurations import SHARED_BYTES
 from kernels.quantization import FP8_ARCHITECTURES
+from tests.kernels.tritons import TRITONS, run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 # One worker compiles for all these tests.
@@ -35,18 +33,10 @@ def test_ships_without_spills(name, architectures):
         assert (row["tensor_core_instructions"] > 0) == (name == "fp8_forward"), row
 
 
-@pytest.fixture(scope="module")
-def hopper():
-    """What became of each form for Hopper, compiled in one process of its own."""
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module", params=TRITONS)
+def hopper(request):
+    """What became of each form for Hopper."""
+    return run_script(request.param, __file__)
 
 
 @pytest.mark.timeout(600)
