@@ -1,5 +1,6 @@
 """A page for the instructor that opens offline: the class, each test, each student."""
 
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import jinja2
 from grading.bundle import TEMPLATES
 from grading.course import Course
 from grading.gradebook import official_reports, rows
-from grading.judge import CRASHED, PASSED, STATES, WRONG
+from grading.judge import CRASHED, FAULT, NOT_ATTEMPTED, PASSED, STATES, WRONG
 
 _BINS = 10
+# What a state looks like without colour.
+_MARKS = {PASSED: "✓", WRONG: "✗", CRASHED: "!", NOT_ATTEMPTED: "–", FAULT: "?"}
 
 
 def histogram(scores: list[float], possible: float) -> list[dict]:
@@ -25,21 +28,27 @@ def histogram(scores: list[float], possible: float) -> list[dict]:
 
 
 def hardest(reports: dict[str, dict]) -> list[dict]:
-    """The tests, the one that fewest passed first."""
+    """The tests, the one that fewest passed first, with what was said of it most often."""
     tests: dict[str, dict] = {}
     for report in reports.values():
         for result in report["results"]:
             test = tests.setdefault(
                 result["name"],
-                {"title": result["title"], "states": Counter(), "messages": Counter()},
+                {
+                    "name": result["name"],
+                    "title": result["title"],
+                    "visibility": result["visibility"],
+                    "possible": result["possible"],
+                    "states": Counter(),
+                    "messages": Counter(),
+                },
             )
             test["states"][result["state"]] += 1
             if result["state"] in (WRONG, CRASHED) and result["message"]:
                 test["messages"][result["message"]] += 1
-    for name, test in tests.items():
-        test["name"] = name
+    for test in tests.values():
         test["passed"] = test["states"][PASSED]
-        test["most"] = test["messages"].most_common(1)[0] if test["messages"] else None
+        test["said"] = test["messages"].most_common(3)
     return sorted(tests.values(), key=lambda test: (test["passed"], test["name"]))
 
 
@@ -56,15 +65,21 @@ def write(course: Course) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["number"] = lambda value: f"{round(value, 2):g}"
     page = environment.get_template("report.html.jinja").render(
         assignment=course.assignment,
+        late=course.late,
         rows=table,
         reports=reports,
+        scores=scores,
+        mean=statistics.mean(scores) if scores else None,
+        median=statistics.median(scores) if scores else None,
+        possible=possible,
         histogram=histogram(scores, possible),
         tests=hardest(reports),
-        mean=sum(scores) / len(scores) if scores else None,
-        possible=possible,
         states=STATES,
+        marks=_MARKS,
+        passed=PASSED,
         run=next(iter(reports.values())),
     )
     file = course.folder / "report.html"
