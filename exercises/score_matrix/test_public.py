@@ -295,6 +295,18 @@ def bytes_of_tiles(query: torch.Tensor, key: torch.Tensor, needed: torch.Tensor)
     return rows * query.shape[1] * query.element_size()
 
 
+@pytest.mark.parametrize("lengths", [(128, 128), (64, 100), (100, 64)], ids=str)
+def test_hidden_tiles(student, lengths):
+    query, key = draw(*lengths)
+    expected = bytes_of_tiles(query, key, visible(query, key))
+    loaded = loaded_bytes(student, query, key, causal=True)
+    assert loaded <= expected, (
+        f"With {lengths[0]} queries and {lengths[1]} keys the tiles that are not hidden need {expected} "
+        f"bytes, and your kernel loads {loaded}: if a tile's last query does not see its first key, do not "
+        "load anything there."
+    )
+
+
 def test_memory_traffic(student):
     seq_query, seq_key, d = 70, 40, 40
     both = draw(1, seq_query + seq_key, d=d)[1]
@@ -314,15 +326,3 @@ def test_memory_traffic(student):
             f"All tiles together need {expected} bytes of queries and keys, and your kernel loads "
             f"{loaded}: load each once, and nothing past the last query, the last key and the last dim."
         )
-
-
-@pytest.mark.parametrize("lengths", [(128, 128), (64, 100), (100, 64)], ids=str)
-def test_hidden_tiles(student, lengths):
-    query, key = draw(*lengths)
-    expected = bytes_of_tiles(query, key, visible(query, key))
-    loaded = loaded_bytes(student, query, key, causal=True)
-    assert loaded <= expected, (
-        f"With {lengths[0]} queries and {lengths[1]} keys the tiles that are not hidden need {expected} "
-        f"bytes, and your kernel loads {loaded}: if a tile's last query does not see its first key, do not "
-        "load anything there."
-    )
