@@ -13,7 +13,7 @@ import pytest
 import yaml
 from check_jsonschema import main as check_jsonschema
 
-from grading import github, judge, submissions
+from grading import __main__, github, judge, submissions
 from grading.assignment import AssignmentError
 from grading.release import release
 from tests.grading.conftest import DOUBLE
@@ -51,6 +51,19 @@ def test_students_get_what_they_need_and_no_more(template):
 def test_the_template_goes_into_a_new_folder(template):
     with pytest.raises(AssignmentError, match="is not empty: name a new folder"):
         github.template(None, template)
+
+
+def test_the_command_makes_the_template(template, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    out = tmp_path / "repository"
+    arguments = ["grading", "github", str(template.parent / "course"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert not ended.value.code and capsys.readouterr().out.startswith(f"{out} is the repository")
+    for file in template.rglob("*"):
+        if file.is_file():
+            assert (out / file.relative_to(template)).read_bytes() == file.read_bytes()
 
 
 def test_the_workflow_is_of_the_form(workflow, template):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from grading import bundle, gradescope, judge
+from grading import __main__, bundle, gradescope, judge
 from grading.assignment import AssignmentError, find
 from grading.box import PRACTICE
 from grading.course import open_course
@@ -214,6 +214,21 @@ def test_the_grader_ends_before_gradescope_ends_it(course, tmp_path):
     with pytest.raises(AssignmentError, match="--minutes must be at least 6 for this exercise"):
         gradescope.pack(slow, tmp_path / "a.zip", minutes=5)
     assert gradescope._total_seconds(limits, 6) > 0
+
+
+def test_the_command_writes_the_zip(course, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    out = tmp_path / "autograder.zip"
+    options = ["--hidden", "hidden", "--minutes", "40"]
+    arguments = ["grading", "gradescope", str(course.folder), "--out", str(out), *options]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert not ended.value.code and capsys.readouterr().out.startswith(
+        f"Upload {out} to Gradescope"
+    )
+    with zipfile.ZipFile(out) as archive:
+        assert json.loads(archive.read("settings.json")) == {"hidden": "hidden", "minutes": 40}
 
 
 def test_a_bundle_is_complete(tmp_path):

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from grading import gradebook, judge, report, serve_report
+from grading import __main__, gradebook, judge, report, serve_report
 from grading.assignment import AssignmentError
 from grading.course import write_json
 from grading.release import release
@@ -280,6 +280,26 @@ def test_a_port_in_use_is_told(exported):
         port = taken.getsockname()[1]
         with pytest.raises(AssignmentError, match=rf"Port {port} cannot be used \(Address already"):
             serve_report.open_server(exported, port)
+
+
+@pytest.mark.parametrize(("option", "port"), [([], 8000), (["--port", "0"], 0)])
+def test_the_command_serves_a_folder(exported, monkeypatch, option, port):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    served = []
+    monkeypatch.setattr(serve_report, "serve", lambda course, port: served.append((course, port)))
+    monkeypatch.setattr(sys, "argv", ["grading", "serve-report", str(exported.folder), *option])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert not ended.value.code and served == [(exported, port)]
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_is_a_number(monkeypatch, capsys, port):
+    monkeypatch.setattr(sys, "argv", ["grading", "serve-report", "autumn", f"--port={port}"])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 2
+    assert f"a port is a number from 0 to 65535; got '{port}'" in capsys.readouterr().err
 
 
 def test_the_address_is_printed_and_ctrl_c_ends_it(exported):
