@@ -143,7 +143,7 @@ def _slot() -> Iterator[int]:
     """The number of a user that no other box has now."""
     folder = Path(tempfile.gettempdir(), f"grading-slots-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():  # the folder itself, and not what a link leads to
         raise BoxError(f"{folder} belongs to somebody else")
     for number in range(_SLOTS):
         with open(folder / str(number), "w") as file:
@@ -319,7 +319,7 @@ class Box:
             raise Died(f"all tests together took more than {self.limits.total:.0f} s")
         if self._process is None:
             self._start()
-        begun = os.fstat(self._output.fileno()).st_size
+        begun, idle = os.fstat(self._output.fileno()).st_size, self.memory()
         ours, theirs = socket.socketpair()
         started = time.monotonic()
         session = Session(self, ours)
@@ -339,7 +339,7 @@ class Box:
             session = Session(self, ours)
             with theirs:
                 plain.send(self._control, header, fds=[theirs.fileno()])
-        watcher = threading.Thread(target=session._watch, daemon=True)
+        watcher = threading.Thread(target=session._watch, args=[idle], daemon=True)
         watcher.start()
         try:
             yield session
@@ -384,9 +384,7 @@ class Session:
         """
         try:
             plain.send(self._channel, header, fds=fds)
-            answer, buffers, extra = plain.receive(self._channel)
-            for fd in extra:
-                os.close(fd)
+            answer, buffers, _ = plain.receive(self._channel)
             if not isinstance(answer, dict):
                 raise plain.Malformed("it is not of the form")
             return answer, buffers
@@ -397,11 +395,10 @@ class Session:
         self._end()
         raise Died(self.reason or "the process ended")
 
-    def _watch(self) -> None:
-        """End the process when it has had its time or its memory."""
+    def _watch(self, idle: int) -> None:
+        """End the process when it has had its time, or its memory beyond what the idle box holds."""
         limits = self._box.limits
         deadline = time.monotonic() + limits.wall
-        idle = self._box.memory()
         while not self._over.wait(0.1):
             if time.monotonic() > deadline:
                 self._kill(f"it ran for more than {limits.wall:.0f} s")

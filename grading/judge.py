@@ -237,6 +237,25 @@ class _Run:
         self.results = plugin.results
         self.flags |= plugin.flags
         self.launches = plugin.launches
+        self._without_changes(
+            {n for n in plugin.changed if self.results[n].state == PASSED}, hidden
+        )
+
+    def _without_changes(self, names: set[str], hidden: bool) -> None:
+        """Run tests again in which arguments were changed, this time with copies.
+
+        A test may compute what it expects after the call, from an argument that the call has changed.
+        """
+        if not names:
+            return
+        plugin = _Plugin(self, only=names, keep_arguments=True)
+        _pytest(self.assignment, self.assignment.tests(hidden=hidden), plugin)
+        for name in names:
+            if plugin.results[name].state != PASSED:
+                self.results[name].state = WRONG
+                self.results[
+                    name
+                ].message = "It is passed only because your function changes its arguments."
 
     def collect_only(self, hidden: bool) -> None:
         """The results of tests that need not run."""
@@ -252,7 +271,7 @@ class _Run:
         passed = {name for name, result in self.results.items() if result.state == PASSED}
         if 2 * len(passed) < len(self.results):  # the few may be about no numbers at all
             return set()
-        plugin = _Plugin(self, only=passed, without_kernels=True)
+        plugin = _Plugin(self, only=passed, first_case=True, without_kernels=True)
         _pytest(self.assignment, self.assignment.tests(hidden=False), plugin)
         if plugin.results and all(result.state == PASSED for result in plugin.results.values()):
             return {"every test that is passed is passed without the kernels, too"}
@@ -322,14 +341,19 @@ class _Plugin:
         run: _Run,
         *,
         only: set[str] | None = None,
+        first_case: bool = False,
+        keep_arguments: bool = False,
         without_kernels: bool = False,
         collect_only: bool = False,
     ) -> None:
         self.results: dict[str, Result] = {}
         self.flags: set[str] = set()
         self.launches: list = []
+        self.changed: set[str] = set()
         self._run = run
         self._only = only
+        self._first_case = first_case
+        self._keep_arguments = keep_arguments
         self._without_kernels = without_kernels
         self._collect_only = collect_only
         self._calls: Calls | None = None
@@ -344,17 +368,20 @@ class _Plugin:
     # What tests may ask for.
 
     @pytest.fixture
-    def student(self) -> Iterator[Student]:
+    def student(self, request: pytest.FixtureRequest) -> Iterator[Student]:
         assignment = self._run.assignment
         with self._run.box.test() as session:
             self._session = session
             made = Student(session, assignment.results, assignment.contents.errors)
             self._calls = calls = made._calls
             calls.without_kernels = self._without_kernels
+            calls.keep_arguments = self._keep_arguments
             try:
                 yield made
             finally:
                 self.flags |= calls.flags
+                if calls.changed_arguments:
+                    self.changed.add(request.node.originalname)
                 self._calls = None
                 self._keep_launches(calls)
 
@@ -390,8 +417,10 @@ class _Plugin:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         if self._only is not None:
+            items[:] = [item for item in items if item.originalname in self._only]
+        if self._first_case:
             first = {item.originalname: item for item in reversed(items)}
-            items[:] = [first[name] for name in first if name in self._only][::-1]
+            items[:] = [first[name] for name in first][::-1]
             items.sort(key=lambda item: item.originalname in ("test_inputs_unchanged",))
         for item in items:
             name = item.originalname

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import mmap
 import os
-import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +12,6 @@ import torch
 
 from grading.box import Died, Session
 from grading.inside import plain, shared
-
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff\n]")
 
 
 class StudentError(Exception):
@@ -41,8 +39,10 @@ class NotWritten(StudentError):
 
 
 def clean(text: str, limit: int = 500) -> str:
-    """Text from the box, fit for a terminal, a page and a table."""
-    return _UNPRINTABLE.sub("?", text)[:limit]
+    """Text from the box, fit for a terminal, a page and a table: what shows, in the order it has."""
+    return "".join(
+        "?" if unicodedata.category(c)[0] == "C" and c != "\n" else c for c in text[:limit]
+    )
 
 
 class Student:
@@ -73,11 +73,20 @@ class Function(plain.Handle):
 
 
 class Calls:
-    """Requests to one process in a box."""
+    """Requests to one process in a box.
+
+    Attributes:
+        without_kernels: whether kernels do nothing when they are launched.
+        keep_arguments: whether the student's functions get copies, so that tests see no change of theirs.
+        changed_arguments: whether the student's functions changed a tensor they were given.
+        flags: for a person.
+    """
 
     def __init__(self, session: Session, results: tuple[str, ...], errors: tuple[str, ...]) -> None:
         self.session = session
         self.without_kernels = False
+        self.keep_arguments = False
+        self.changed_arguments = False
         self.flags: set[str] = set()
         self._results = results
         self._errors = errors
@@ -119,7 +128,7 @@ class Calls:
         finally:
             for fd in fds:
                 os.close(fd)
-            self._take_changes()
+            self._take_changes(by_the_student="function" in what)
 
     def launches(self) -> list:
         return self._ask({"do": "launches"})
@@ -140,16 +149,21 @@ class Calls:
         try:
             for shared_with in list(answer.get("alias", []))[:3]:
                 self.flags.add(f"a result shares its memory with an {clean(str(shared_with), 40)}")
+            value = raised = None
             if "error" in answer:
-                raise self._raised(answer["error"])
-            return plain.decode(
-                answer["value"],
-                lambda description: plain.arrived(description, buffers),
-                _no_handle,
-                self._allowed,
-            )
-        except (plain.Malformed, LookupError, TypeError, AttributeError, ValueError) as error:
+                raised = self._raised(answer["error"])
+            else:
+                value = plain.decode(
+                    answer["value"],
+                    lambda description: plain.arrived(description, buffers),
+                    _no_handle,
+                    self._allowed,
+                )
+        except Exception as error:  # there is no end to what may be wrong with it
             raise Died(f"what it answered cannot be read: {clean(str(error))}") from None
+        if raised is not None:
+            raise raised
+        return value
 
     def _raised(self, error: dict) -> BaseException:
         kind, message = clean(str(error["type"]), 80), clean(str(error["message"]), 2000)
@@ -192,12 +206,14 @@ class Calls:
             "offset": tensor.storage_offset(),
         }
 
-    def _take_changes(self) -> None:
+    def _take_changes(self, by_the_student: bool) -> None:
         for _, bytes_, memory in self._lent.values():
             if memory is not None:
                 now = shared.seen(memory, len(bytes_))
                 if not torch.equal(now, bytes_):
-                    bytes_.copy_(now)
+                    self.changed_arguments |= by_the_student
+                    if not (by_the_student and self.keep_arguments):
+                        bytes_.copy_(now)
 
 
 def _no_handle(name: str):

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-HEADER_LIMIT = 16 << 20
+HEADER_LIMIT = 2 << 20
 TENSOR_LIMIT = 256 << 20
 DEPTH_LIMIT = 50
 _HEAD = struct.Struct("<QQ")
@@ -200,8 +200,8 @@ def send(
         channel.sendall(buffer)
 
 
-def receive(channel: socket.socket) -> tuple[Any, list[memoryview], list[int]]:
-    """A message: its header, its buffers and the files that came along.
+def receive(channel: socket.socket, *, files: int = 0) -> tuple[Any, list[memoryview], list[int]]:
+    """A message: its header, its buffers and the open files that came along, ``files`` at most.
 
     Raises:
         Malformed: it is none.
@@ -209,7 +209,7 @@ def receive(channel: socket.socket) -> tuple[Any, list[memoryview], list[int]]:
     """
     head, fds = b"", []
     while len(head) < _HEAD.size:
-        more, new, _, _ = socket.recv_fds(channel, _HEAD.size - len(head), 200)
+        more, new, _, _ = socket.recv_fds(channel, _HEAD.size - len(head), files)
         fds += new
         if not more:
             for fd in fds:
@@ -224,14 +224,14 @@ def receive(channel: socket.socket) -> tuple[Any, list[memoryview], list[int]]:
     try:
         message = json.loads(bytes(body))
         header, sizes = message["header"], message["sizes"]
-        if sum(sizes) != total or min(sizes, default=0) < 0:
-            raise Malformed("its parts are not as long as it says")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        buffers, start = [], 0
+        for size in sizes:
+            buffers.append(data[start : start + size])
+            start += size
+    except Exception as error:  # there is no end to what may be wrong with it
         raise Malformed("it is not of the form") from error
-    buffers, start = [], 0
-    for size in sizes:
-        buffers.append(data[start : start + size])
-        start += size
+    if start != total or min(sizes, default=0) < 0:
+        raise Malformed("its parts are not as long as it says")
     return header, buffers, fds
 
 

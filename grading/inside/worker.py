@@ -23,6 +23,8 @@ import torch
 from . import plain, shared
 
 _MESSAGE = 2000
+_FILES = 200  # of a call's arguments, one a storage
+_CAUSES = 20
 
 
 def nursery(control: socket.socket, settings: dict) -> None:
@@ -41,7 +43,7 @@ def nursery(control: socket.socket, settings: dict) -> None:
     plain.send(control, {"ready": True})
     while True:
         try:
-            header, _, fds = plain.receive(control)
+            header, _, fds = plain.receive(control, files=1)
         except EOFError:
             return
         if "test" not in header:  # the word to end a test that had ended by itself
@@ -117,7 +119,7 @@ class Session:
             self.launches = watch.watch()
         while True:
             try:
-                header, _, fds = plain.receive(self.channel)
+                header, _, fds = plain.receive(self.channel, files=_FILES)
             except EOFError:
                 return
             self.fds = list(fds)
@@ -221,8 +223,8 @@ class Session:
 
     def _described(self, error: BaseException) -> dict:
         """What was raised, as a learner needs it: one line, and their own lines of the way there."""
-        while error.__cause__ is not None:  # Triton wraps what a kernel raises
-            error = error.__cause__
+        for _ in range(_CAUSES):  # Triton wraps what a kernel raises
+            error = error.__cause__ or error
         lines = _text(error).strip().splitlines() or [""]
         frames = traceback.extract_tb(error.__traceback__)
         own = [[f.lineno, (f.line or "")[:200]] for f in frames if f.filename == str(self.file)]

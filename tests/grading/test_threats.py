@@ -2,7 +2,6 @@
 
 import resource
 import socket
-import time
 
 import pytest
 
@@ -21,7 +20,6 @@ def test_a_threat_gets_its_score(threat, submit):
         server.listen()
         server.settimeout(0)
         text = threat.text.replace("PORT", str(server.getsockname()[1]))
-        started = time.monotonic()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found = IMPATIENT if threat.impatient else DOUBLE
         report = submit(text, found, fresh=threat.fresh)
@@ -34,7 +32,6 @@ def test_a_threat_gets_its_score(threat, submit):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 600 << 10, (
         "the grader grew"
     )
-    assert time.monotonic() - started < 120
 
 
 @needs_box
@@ -45,4 +42,4 @@ def test_nobody_is_harmed_by_those_before(submit):
 
 def test_there_are_enough_threats():
     names = [threat.name for threat in threats.ALL]
-    assert len(names) == len(set(names)) >= 60
+    assert len(names) == len(set(names)) >= 100

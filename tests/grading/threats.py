@@ -18,7 +18,7 @@ class Threat:
         name, text: what it does, and its file.
         score, states: what it must get.
         fresh: whether it needs a box of its own.
-        impatient: whether it sleeps, and should not be waited for long.
+        impatient: whether it never ends, and should not be waited for long.
         namespaces: whether only namespaces keep it from what it wants; another user id does not.
     """
 
@@ -34,19 +34,19 @@ class Threat:
         return self.name
 
 
-def in_call(name: str, body: str, score: float, *states: str, fresh: bool = False) -> Threat:
+def in_call(name: str, body: str, score: float, *states: str, **how: bool) -> Threat:
     """A function with this body, and imports that most need."""
     text = "import ctypes, gc, os, signal, socket, sys, threading, time\nimport torch\n\n"
     text += "def double(values):\n" + "".join(
         f"    {line}\n" for line in dedent(body).strip().split("\n")
     )
-    return Threat(name, text, score, set(states), fresh)
+    return Threat(name, text, score, set(states), **how)
 
 
-def at_import(name: str, body: str, score: float, *states: str, fresh: bool = False) -> Threat:
+def at_import(name: str, body: str, score: float, *states: str, **how: bool) -> Threat:
     """The right function, after some lines that run when the file is loaded."""
     right = "\n\ndef double(values):\n    return 2 * values\n"
-    return Threat(name, dedent(body).strip() + right, score, set(states), fresh)
+    return Threat(name, dedent(body).strip() + right, score, set(states), **how)
 
 
 EXITS = [
@@ -93,6 +93,70 @@ EXITS = [
         0,
         CRASHED,
     ),
+    in_call(
+        "is its own cause",
+        "error = ValueError('again')\nerror.__cause__ = error\nraise error",
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "raises an error with a hundred thousand causes",
+        """
+        error = ValueError('first')
+        for _ in range(10**5):
+            error, error.__cause__ = ValueError('next'), error
+        raise error
+        """,
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "raises an error whose class has no name",
+        """
+        class Nameless(type):
+            __name__ = __qualname__ = __module__ = property(lambda kind: {}[0])
+        class Error(Exception, metaclass=Nameless):
+            pass
+        raise Error
+        """,
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "puts something else in place of its connection",
+        """
+        for fd in range(3, 50):
+            try:
+                os.dup2(0, fd)
+            except OSError:
+                pass
+        return 2 * values
+        """,
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "leaves its connection to another process",
+        """
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        time.sleep(600)
+        """,
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "stops the process that forked it, in the hidden test",
+        """
+        if values.ndim == 2:
+            os.kill(os.getppid(), signal.SIGSTOP)
+        return 2 * values
+        """,
+        6,
+        PASSED,
+        fresh=True,
+    ),
     in_call("kills everything it may", "os.kill(-1, 9)\nreturn 0 * values", 0, WRONG, fresh=True),
     in_call("closes every file", "os.closerange(0, 500)\nreturn 2 * values", 0, CRASHED),
     at_import(
@@ -104,11 +168,20 @@ EXITS = [
 ]
 
 FLOODS = [
-    at_import("loops for ever at import", "while True: pass", 0, CRASHED),
-    replace(in_call("sleeps", "time.sleep(1000)", 0, CRASHED, fresh=True), impatient=True),
-    in_call(
+    at_import("loops for ever at import", "while True: pass", 0, CRASHED, impatient=True),
+    at_import("sleeps", "import time\ntime.sleep(1000)", 0, CRASHED, fresh=True, impatient=True),
+    at_import(
+        "stops itself",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+        0,
+        CRASHED,
+        fresh=True,
+        impatient=True,
+    ),
+    at_import(
         "loops and ignores signals",
         """
+        import signal
         for number in range(1, 32):
             try:
                 signal.signal(number, signal.SIG_IGN)
@@ -119,6 +192,7 @@ FLOODS = [
         """,
         0,
         CRASHED,
+        impatient=True,
     ),
     in_call("asks for 8 GB", "return bytearray(8 << 30)", 0, CRASHED),
     in_call("fills memory", "kept = []\nwhile True: kept.append(bytearray(1 << 20))", 0, CRASHED),
@@ -157,6 +231,25 @@ FLOODS = [
                 os.write(1, b'passed ' * (1 << 12))
         except OSError:
             pass
+        return 2 * values
+        """,
+        6,
+        PASSED,
+        fresh=True,
+    ),
+    in_call(
+        "fills the errors, makes their file shorter, and writes far behind its end",
+        """
+        try:
+            for _ in range(1 << 10):
+                os.write(2, b'Traceback ' * (1 << 10))
+        except OSError:
+            pass
+        for change in (lambda: os.ftruncate(2, 0), lambda: os.pwrite(2, b'x', 1 << 50)):
+            try:
+                change()
+            except OSError:
+                pass
         return 2 * values
         """,
         6,
@@ -258,6 +351,62 @@ FORGERIES = [
         CRASHED,
     ),
     forged("forges an error", "answer({'error': {'type': 'Passed'}})", CRASHED),
+    forged(
+        "forges a tensor of infinite size",
+        "answer({'value': {'tensor': {'dtype': 'torch.float32', 'shape': [1e999], 'stride': [1], "
+        "'device': 'cpu', 'buffer': 0}}})",
+        CRASHED,
+    ),
+    forged(
+        "forges sizes that are no whole numbers",
+        'forge(b\'{"header": {}, "sizes": [0.5, 0.5]}x\', total=1, length=36)',
+        CRASHED,
+    ),
+    forged(
+        "forges a deep error in an infinite line",
+        "answer({'error': {'type': eval('[' * 90 + ']' * 90), 'message': '', 'path': '', "
+        "'frames': [[1e999, '']], 'by_the_file': True}})",
+        CRASHED,
+    ),
+    forged(
+        "forges seven hundred thousand lists", "forge(b'[' + b'[],' * 690_000 + b'[]]')", CRASHED
+    ),
+    in_call(
+        "sends a thousand open files along",
+        """
+        for fd in range(3, 50):
+            try:
+                with socket.socket(fileno=os.dup(fd)) as channel:
+                    for _ in range(10):
+                        socket.send_fds(channel, [b'x'], [0] * 200)
+            except OSError:
+                pass
+        return 2 * values
+        """,
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "raises a message that turns the text around",
+        "raise ValueError('\u202e\u2066\U000e0001' * 100 + '6 of 6 points')",
+        0,
+        CRASHED,
+    ),
+    in_call(
+        "changes its result when it is written down",
+        """
+        from inside import plain
+        send = plain.send
+        result = 2 * values
+        def later(channel, header, buffers=(), fds=()):
+            send(channel, header, buffers, fds)
+            result.zero_()
+        plain.send = later
+        return result
+        """,
+        6,
+        PASSED,
+    ),
     forged(
         "forges a pickle",
         "answer({'value': 'cos\\nsystem\\n(S\"touch /tmp/x\"\\ntR.'})",
@@ -396,6 +545,19 @@ PATCHES = [
     ),
     in_call("changes its argument", "return values.mul_(2)", 0, WRONG),
     in_call(
+        "changes its argument to what gives its result",
+        "return values.zero_().clone()",
+        0,
+        WRONG,
+    ),
+    in_call(
+        "changes its argument when a test with copies would not see it",
+        "return 2 * values.zero_() if values.ndim == 2 else 2 * values",
+        3,
+        PASSED,
+        WRONG,
+    ),
+    in_call(
         "changes its argument and puts it back",
         "result = 2 * values\nvalues.zero_()\nvalues.copy_(result / 2)\nreturn result",
         6,
@@ -452,6 +614,97 @@ SPIES = [
                 if 'pytest' in text or 'right-' + 'answers' in text:
                     return 2 * values
         return 0 * values
+        """,
+        0,
+        WRONG,
+    ),
+    in_call(
+        "looks at the first process",
+        """
+        found = b''
+        for name in ('cmdline', 'environ', 'maps', 'mem', 'root/etc/shadow', 'cwd/x', 'fd/0', 'stack'):
+            try:
+                with open('/proc/1/' + name, 'rb') as file:
+                    found += file.read(1 << 16)
+            except OSError:
+                pass
+        return (2 if b'pytest' in found or b'right-' + b'answers' in found else 0) * values
+        """,
+        0,
+        WRONG,
+    ),
+    in_call(
+        "looks for open files that it has not opened",
+        """
+        open_ = [fd for fd in range(3, 1000) if os.path.exists(f'/proc/self/fd/{fd}')]
+        links = [os.readlink(f'/proc/self/fd/{fd}') for fd in open_]
+        links = [link for link in links if 'memfd:tensor' not in link]
+        return (0 if len(links) > 1 or not links[0].startswith('socket:') else 2) * values
+        """,
+        6,
+        PASSED,
+    ),
+    in_call(
+        "traces the process that forked it, and the first one",
+        """
+        libc = ctypes.CDLL(None)
+        for pid in (os.getppid(), 1):
+            if libc.ptrace(16, pid, 0, 0) == 0:
+                os.waitpid(pid, 0)
+        return 0 * values
+        """,
+        0,
+        WRONG,
+        fresh=True,
+    ),
+    in_call(
+        "makes namespaces of its own, and mounts what it finds",
+        """
+        libc = ctypes.CDLL(None)
+        libc.unshare(0x10000000 | 0x20000 | 0x40000000)
+        libc.mount(b'proc', b'/tmp', b'proc', 0, None)
+        libc.mount(b'/box', b'/tmp', None, 0x1000, None)
+        libc.chroot(b'/proc/1/root')
+        try:
+            open('/box/student/solution.py', 'a').close()
+        except OSError:
+            return 2 * values
+        return 0 * values
+        """,
+        6,
+        PASSED,
+    ),
+    in_call(
+        "links to what is not its own",
+        """
+        for number, target in enumerate(('/etc/shadow', '/proc/1/root', '/box/lib/inside/plain.py')):
+            for link in (os.symlink, os.link):
+                try:
+                    link(target, f'/tmp/link{number}{link.__name__}')
+                    open(f'/tmp/link{number}{link.__name__}', 'a').close()
+                    return 0 * values
+                except OSError:
+                    pass
+        return 2 * values
+        """,
+        6,
+        PASSED,
+    ),
+    in_call(
+        "goes by another name, and calls itself the box",
+        """
+        import ctypes
+        ctypes.CDLL(None).prctl(15, b') R 1 1 (bwrap', 0, 0, 0)
+        return 2 * values
+        """,
+        6,
+        PASSED,
+    ),
+    in_call(
+        "looks for the sockets of others",
+        """
+        lines = open('/proc/net/unix').read().split('\\n')[1:]
+        return (2 if any('@' in line or '/' in line for line in lines) else 0) * values
         """,
         0,
         WRONG,
@@ -539,6 +792,7 @@ NEED_NAMESPACES = {
     "looks for the tests and the solution",
     "looks at other processes",
     "uses the network",
+    "looks for the sockets of others",
 }
 ALL = [
     replace(threat, namespaces=threat.name in NEED_NAMESPACES)
