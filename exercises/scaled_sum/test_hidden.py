@@ -24,9 +24,9 @@ def test_random_vectors(student, seed, compare, dtype):
         ]
         for step in (x_step, y_step)
     )
-    product = factor * x.double()
-    exact = product + y.double()
-    allowed = 1.5 * torch.finfo(torch.float32).eps * (product.abs() + y.double().abs())
+    product, addend = factor * x.double(), y.double()
+    exact = product + addend
+    allowed = 1.5 * torch.finfo(torch.float32).eps * (product.abs() + addend.abs())
     if dtype != torch.float32:
         allowed += torch.finfo(dtype).eps / 2 * exact.abs()
     compare(student.scaled_sum(x, y, factor), exact, allowed, dtype=dtype)
