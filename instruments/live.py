@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import ipywidgets
+import torch
 from IPython.display import display
+from triton.runtime.errors import OutOfResources
 
-from instruments.display import say
+from instruments.display import say, si_bytes
 
 
 def experiment(run: Callable[..., object], **choices: Sequence) -> None:
@@ -16,12 +18,13 @@ def experiment(run: Callable[..., object], **choices: Sequence) -> None:
         choices: name to the values a reader may pick; the first is the recorded one.
 
     The first run is an ordinary output, which a page with no kernel shows too. The form needs a kernel.
-    An error in a repeated run, such as memory running out, is shown below the form as one line.
+    Where a GPU has too little memory for a choice, a sentence says so in the result's place. Any other
+    error in a repeated run is shown below the form as one line.
     """
     first = {name: values[0] for name, values in choices.items()}
     # A page without a kernel shows no form, so the choice is said.
     say("With " + ", ".join(f"{_spelled(name)} {value}" for name, value in first.items()) + ":")
-    _show(run(**first))
+    _show(run, first)
     menus = {
         name: ipywidgets.Dropdown(
             options=values,
@@ -39,8 +42,8 @@ def experiment(run: Callable[..., object], **choices: Sequence) -> None:
         try:
             with output:
                 try:
-                    _show(run(**{name: menu.value for name, menu in menus.items()}))
-                except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+                    _show(run, {name: menu.value for name, menu in menus.items()})
+                except (RuntimeError, ValueError) as error:
                     print(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         finally:
             button.disabled = False
@@ -53,6 +56,16 @@ def _spelled(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _show(result: object) -> None:
-    if result is not None:
-        display(result)
+def _show(run: Callable[..., object], chosen: dict) -> None:
+    """Show what a run returns, or which of the GPU's memories it does not fit into."""
+    try:
+        result = run(**chosen)
+    except torch.OutOfMemoryError:
+        total = torch.cuda.get_device_properties().total_memory
+        say(f"**Too large for this GPU**, which has {si_bytes(total)} of memory: choose less.")
+    except OutOfResources as error:
+        limit = f"a program may have {error.limit} ({error.name})"
+        say(f"**Too large for this GPU**: {limit}, and this needs {error.required}.")
+    else:
+        if result is not None:
+            display(result)

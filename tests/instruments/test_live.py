@@ -2,6 +2,8 @@
 
 import ipywidgets
 import pytest
+import torch
+from triton.runtime.errors import OutOfResources
 
 from instruments import live
 
@@ -40,11 +42,41 @@ def test_what_a_run_returns_is_shown(shown):
 def test_a_failing_repeat_is_told_and_can_be_repeated(shown, capsys):
     def run(N):
         if N == 2:
-            raise RuntimeError("CUDA out of memory\nwith a long explanation")
+            raise RuntimeError("an illegal memory access\nwith a long explanation")
 
     live.experiment(run, N=[1, 2])
     (length,), button, _ = _parts(shown)
     length.value = 2
     button.click()
-    assert "RuntimeError: CUDA out of memory" in capsys.readouterr().out
+    assert "RuntimeError: an illegal memory access" in capsys.readouterr().out
+    assert not button.disabled
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "which has 23.7 GB of memory: choose less"),
+        (
+            OutOfResources(131072, 101376, "shared memory"),
+            "a program may have 101376 (shared memory)",
+        ),
+    ],
+)
+def test_a_choice_too_large_for_the_gpu_is_told_and_the_form_is_offered(
+    shown, monkeypatch, error, sentence
+):
+    class Properties:
+        total_memory = 23_700_000_000
+
+    def run(N):
+        if N > 100:
+            raise error
+        return N
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: Properties)
+    live.experiment(run, N=[4096, 64])
+    assert sentence in shown[1]
+    (length,), button, _ = _parts(shown)
+    length.value = 64
+    button.click()
     assert not button.disabled
