@@ -2,6 +2,11 @@
 
 Each row of a table becomes something to point at: it has an address (#dao2022flashattention-4), a plot
 of the number that was judged, and its own rule and command in place of the list under the table.
+
+    ```{claims-summary}
+    ```
+
+says on another page how many claims have which verdict.
 """
 
 from html import escape
@@ -9,7 +14,9 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
 
 from scripts import claims
 from scripts.claims import Answer, Claim, Paper
@@ -73,19 +80,35 @@ def class_of(verdict: str) -> str:
     return verdict.replace(" ", "-")
 
 
+def judged(env: BuildEnvironment) -> list[tuple[Paper, list[Answer]]]:
+    """Each paper with the answers to its claims, for a page that depends on them."""
+    root = Path(env.srcdir).parent
+    for path in [root / claims.DATA, *(root / "benchmarks/results").glob("*/*.json")]:
+        env.note_dependency(str(path))
+    return [
+        (paper, [claims.answer(claim, root, claims.load) for claim in paper.claims])
+        for paper in claims.read_papers(root / claims.DATA)
+    ]
+
+
+class ClaimsSummary(SphinxDirective):
+    """The bar, and the same in a sentence."""
+
+    def run(self) -> list[nodes.Node]:
+        answers = [given for _, some in judged(self.env) for given in some]
+        bar = nodes.raw("", verdict_bar(answers), format="html")
+        return [bar, *self.parse_text_to_nodes(claims.summary(answers))]
+
+
 def open_up(app: Sphinx, doctree: nodes.document) -> None:
     """Gives each row of the claims page its address, its plot and its rule."""
     if app.env.docname != claims.PAGE.stem:
         return
-    root = Path(app.srcdir).parent
-    for path in [root / claims.DATA, *(root / "benchmarks/results").glob("*/*.json")]:
-        app.env.note_dependency(str(path))
-    papers = claims.read_papers(root / claims.DATA)
-    answers = {p.key: [claims.answer(c, root, claims.load) for c in p.claims] for p in papers}
-    every = [given for some in answers.values() for given in some]
-    after(doctree, "summary").insert(0, nodes.raw("", verdict_bar(every), format="html"))
-    for paper in papers:
-        open_table(doctree, paper, answers[paper.key])
+    papers = judged(app.env)
+    bar = verdict_bar([given for _, answers in papers for given in answers])
+    after(doctree, "summary").insert(0, nodes.raw("", bar, format="html"))
+    for paper, answers in papers:
+        open_table(doctree, paper, answers)
 
 
 def after(doctree: nodes.document, block: str) -> nodes.Element:
@@ -136,5 +159,6 @@ def permalink(paper: Paper, number: int) -> str:
 
 
 def setup(app: Sphinx) -> dict:
+    app.add_directive("claims-summary", ClaimsSummary)
     app.connect("doctree-read", open_up)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

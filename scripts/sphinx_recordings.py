@@ -8,6 +8,8 @@ from sphinx.application import Sphinx
 
 from scripts.recordings import dependencies, why_stale
 
+STATUS = "status"
+
 
 def sentence(notebook: dict, root: Path) -> str:
     """The recording in one line, for the reader of the page."""
@@ -34,7 +36,11 @@ def add_line(app: Sphinx, docname: str, text: list[str]) -> None:
     root = Path(app.srcdir).parent
     title = notebook["cells"][0]
     heading, newline, rest = "".join(title["source"]).partition("\n")
-    line = f'<p class="recording">{escape(sentence(notebook, root))}</p>'
+    said = escape(sentence(notebook, root))
+    if STATUS in app.env.found_docs:
+        page = app.builder.get_relative_uri(docname, STATUS)
+        said += f' · <a href="{page}">what ran where</a>'
+    line = f'<p class="recording">{said}</p>'
     title["source"] = f"{heading}\n\n{line}\n\n{rest}" if newline else f"{heading}\n\n{line}"
     text[0] = json.dumps(notebook)
     # An incremental build must read the page again when what the sentence depends on changes.

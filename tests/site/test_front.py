@@ -95,8 +95,16 @@ def test_a_claim_can_be_pointed_at_and_shows_its_plot_and_its_rule(site):
         assert "python -m benchmarks." in words(claim.select_one("details.rule"))
 
 
+def test_the_first_page_says_how_the_claims_stand(site):
+    front, page = soup(site("book"), "index"), soup(site("book"), "claims")
+    assert words(front.select_one(".verdict-bar")) == words(page.select_one(".verdict-bar"))
+    sentence = words(page.select_one(".verdict-bar").find_next("p"))
+    assert "measurable claims are reproduced" in sentence and sentence in words(front)
+
+
 def test_the_status_page_has_every_notebook_and_every_record(site):
     tables = soup(site("book"), "status").select("table")
+    assert soup(site("book"), CHAPTERS[0].file).select_one(".recording a")["href"] == "status.html"
     linked = [row.a["href"] for row in tables[0].select("tbody tr")]
     assert linked == [f"{chapter.file}.html" for chapter in CHAPTERS]
     for row in tables[0].select("tbody tr"):
