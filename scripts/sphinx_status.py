@@ -49,7 +49,7 @@ def chapter_row(path: Path, root: Path) -> tuple[str, ...]:
     return (
         link,
         f"**stale**: {escape(shortened(reasons))}" if reasons else "**fresh**",
-        f"{recording['gpu']}, {recording['date'][:10]}, {recording['seconds']:.0f} s",
+        f"{recording['gpu']}, {recording['date'][:10]}, {recording['seconds']:.0f}\N{NO-BREAK SPACE}s",
         versions(recording),
         commit(recording),
     )

@@ -36,7 +36,7 @@ def test_a_notebooks_row(tmp_path):
     notebook.metadata["recording"] = (
         FACTS | {"seconds": 61.9} | recordings.evidence(notebook, tmp_path)
     )
-    ran = ("NVIDIA H200, 2026-11-23, 62 s", WITH, "commit `520caa5`")
+    ran = ("NVIDIA H200, 2026-11-23, 62\N{NO-BREAK SPACE}s", WITH, "commit `520caa5`")
     assert row() == ("[](01_a.ipynb)", "**fresh**", *ran)
     notebook.cells[0].source = "2"
     assert row() == ("[](01_a.ipynb)", "**stale**: code cell 1 is new or changed", *ran)
