@@ -386,7 +386,10 @@ class _Plugin:
                 self._keep_launches(calls)
 
     def _keep_launches(self, calls: Calls) -> None:
-        if not self._run.assignment.compiles or self._without_kernels or calls.session.reason:
+        if not self._run.assignment.compiles or self._without_kernels:
+            return
+        self.launches += [form for form in calls.launched if form not in self.launches]
+        if calls.session.reason or not self._run.assignment.contents.watch:
             return
         with contextlib.suppress(StudentError, Died):
             forms = calls.launches()

@@ -1,11 +1,12 @@
 """What a reader of a submission would look at twice: flags for a person, which cost no points."""
 
 import ast
+import warnings
 from collections.abc import Iterator
 
 from grading.assignment import Assignment
 
-_LARGEST = 1 << 20
+_LARGEST = 1 << 18
 # Computing with PyTorch what the kernels should: products, softmax, and everything that calls them.
 _LIBRARY = {
     "matmul", "mm", "bmm", "einsum", "addmm", "baddbmm", "tensordot", "dot", "inner", "softmax",
@@ -19,6 +20,7 @@ _REFLECTION = {
     "__import__",
     "globals",
     "vars",
+    "getattr",
     "setattr",
     "delattr",
     "open",
@@ -28,9 +30,17 @@ _INSPECTION = {
     "__subclasses__",
     "__builtins__",
     "__code__",
+    "__dict__",
+    "__setattr__",
+    "__wrapped__",
     "f_back",
     "f_globals",
     "gi_frame",
+    "modules",
+    # How a kernel learns whether it is interpreted.
+    "knobs",
+    "InterpretedFunction",
+    "JITFunction",
 }
 _ALLOWED_IN_KERNELS = {
     "tl", "gl", "gluon", "hopper", "triton", "range", "min", "max", "float", "int", "bool", "len", "abs",
@@ -43,10 +53,13 @@ def suspicions(assignment: Assignment, text: str) -> list[str]:
     if len(text) > _LARGEST:
         return ["the file is very large"]
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of what the text says, which nobody runs here
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    found = [*_imports(tree, assignment), *_reflection(tree)]
+    found = [*_imports(tree, assignment), *_reflection(tree), *_patches(tree)]
     if assignment.kernels:
         kernels = [node for node in ast.walk(tree) if _is_kernel(node)]
         names = {kernel.name for kernel in kernels}
@@ -60,7 +73,8 @@ def suspicions(assignment: Assignment, text: str) -> list[str]:
 
 def _is_kernel(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef) and any(
-        "jit" in _text(decorator) for decorator in node.decorator_list
+        "jit" in _text(decorator) or "constexpr" in _text(decorator)
+        for decorator in node.decorator_list
     )
 
 
@@ -92,6 +106,29 @@ def _reflection(tree: ast.Module) -> Iterator[str]:
             yield f"it looks at {node.attr} (line {node.lineno})"
 
 
+def _patches(tree: ast.Module) -> Iterator[str]:
+    """Assignments to what belongs to a library."""
+    foreign = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            foreign |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif (
+            isinstance(node, ast.Assign) and _root(node.value) in foreign
+        ):  # it goes by another name
+            foreign |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            if _root(node) in foreign:
+                yield f"it changes {_text(node)[:60]} (line {node.lineno})"
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name that an expression like ``name.of.something`` begins with."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
 def _library_calls(tree: ast.Module, kernels: list[ast.FunctionDef]) -> Iterator[str]:
     inside = {id(node) for kernel in kernels for node in ast.walk(kernel)}
     for node in ast.walk(tree):
@@ -110,7 +147,7 @@ def _foreign(tree: ast.Module, kernel: ast.FunctionDef) -> Iterator[str]:
     own |= {
         n.id for n in ast.walk(kernel) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     }
-    defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    defined = {n.name for n in tree.body if _is_kernel(n) or isinstance(n, ast.ClassDef)}
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in targets:

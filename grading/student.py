@@ -79,6 +79,8 @@ class Calls:
         without_kernels: whether kernels do nothing when they are launched.
         keep_arguments: whether the student's functions get copies, so that tests see no change of theirs.
         changed_arguments: whether the student's functions changed a tensor they were given.
+        launched: kernels that tests handed to a function of the project, with what a compiler must know
+            of their arguments.
         flags: for a person.
     """
 
@@ -87,6 +89,7 @@ class Calls:
         self.without_kernels = False
         self.keep_arguments = False
         self.changed_arguments = False
+        self.launched: list[tuple[str, list, dict]] = []
         self.flags: set[str] = set()
         self._results = results
         self._errors = errors
@@ -106,6 +109,10 @@ class Calls:
         """Call a function in the box; tensors that it changes are changed here."""
         self.load()
         fds: list[int] = []
+        if "remote" in what and args and isinstance(args[0], Function):
+            kernel, _, *given = args  # a kernel, its grid, and its arguments
+            simple = {k: v for k, v in keywords.items() if isinstance(v, bool | int | float | str)}
+            self.launched.append((kernel.name, [_described(value) for value in given], simple))
 
         def tensor(value: torch.Tensor) -> dict:
             return {"tensor": self._lend(value, fds)}
@@ -134,7 +141,7 @@ class Calls:
         return self._ask({"do": "launches"})
 
     def compile(self, forms: list, architecture: int) -> list:
-        encoded = plain.encode(forms, None, None)
+        encoded = plain.encode(forms, None, lambda _: None)
         return self._ask({"do": "compile", "forms": encoded, "architecture": architecture})
 
     def enter(self, remote: str) -> None:
@@ -214,6 +221,15 @@ class Calls:
                     self.changed_arguments |= by_the_student
                     if not (by_the_student and self.keep_arguments):
                         bytes_.copy_(now)
+
+
+def _described(value: object) -> object:
+    """What a compiler must know of an argument."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if hasattr(value, "block_shape"):  # what the TMA is told of a tensor
+        return {"dtype": value.base.dtype, "tile": list(value.block_shape), "layout": value.layout}
+    return value
 
 
 def _no_handle(name: str):

@@ -7,7 +7,6 @@ with. A GPU would read or overwrite whatever lies there; here it is an error tha
 import dataclasses
 import functools
 import inspect
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,10 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as compile_source
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime import interpreter
 
 _LIMIT = 40
@@ -169,34 +172,66 @@ def watch() -> Launches:
 
 @contextmanager
 def nothing_done(kernels: list[str]) -> Iterator[None]:
-    """Within it, the kernels of these names do nothing when they are launched."""
+    """Within it, the kernels of these names have no body. All else of a launch happens, as their grids."""
     function = interpreter.InterpretedFunction
-    run = function.run
+    rewrite = function.rewrite
 
-    def skip(self, *args, **kwargs):
+    def empty(self):
         if self.fn.__name__ not in kernels:
-            return run(self, *args, **kwargs)
+            return rewrite(self)
 
-    function.run = skip
+        @functools.wraps(self.fn)
+        def nothing(*args, **kwargs) -> None:
+            pass
+
+        nothing.__signature__ = inspect.signature(self.fn)
+        return nothing
+
+    function.rewrite = empty
     try:
         yield
     finally:
-        function.run = run
+        function.rewrite = rewrite
+
+
+def kernel_named(module, name: str) -> triton.JITFunction | None:
+    """The kernel of a file, without what it is decorated with."""
+    kernel = getattr(module, name, None)
+    while kernel is not None and not isinstance(kernel, triton.JITFunction):
+        kernel = getattr(kernel, "fn", None)
+    return kernel
+
+
+def form_of(kernel: triton.JITFunction, args: list, keywords: dict) -> tuple[dict, dict]:
+    """The signature and the constants of a launch with such arguments, as student.py describes them."""
+    given = {name: value for name, value in keywords.items() if name in kernel.arg_names}
+    bound = inspect.signature(kernel.fn).bind(*args, **given)
+    bound.apply_defaults()
+    fixed = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    constants = {name: value for name, value in bound.arguments.items() if name in fixed}
+    kinds = {name: _kind(value) for name, value in bound.arguments.items() if name not in fixed}
+    return kinds, constants
+
+
+def _kind(described: object) -> object:
+    match described:
+        case torch.dtype():
+            return _POINTERS.get(described, "*fp32")
+        case {"dtype": dtype, "tile": tile, "layout": layout}:
+            return f"tensordesc<{_POINTERS[dtype].removeprefix('*')}{tile},{layout!r}>"
+    return _triton_type(described)
 
 
 def compile_forms(module, forms: list, architecture: int) -> list[str]:
     """Compile launches offline; for each that does not, what the compiler says."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     problems = []
     for name, kinds, constants in forms:
-        kernel = getattr(module, name, None)
-        while kernel is not None and not isinstance(kernel, triton.JITFunction):
-            kernel = getattr(kernel, "fn", None)
+        kernel = kernel_named(module, name)
         if kernel is None:
             problems.append(f"{name} is no kernel of the file.")
             continue
+        if isinstance(kinds, list):  # arguments, as they were handed to the simulator
+            kinds, constants = form_of(kernel, kinds, constants)
         signature, fixed = {}, {}
         for position, argument in enumerate(kernel.arg_names):
             if argument in constants:
@@ -205,9 +240,12 @@ def compile_forms(module, forms: list, architecture: int) -> list[str]:
             else:
                 signature[argument] = kinds[argument]
         try:
-            source = ASTSource(kernel, signature, fixed)
-            triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+            language = GluonASTSource if kernel.is_gluon() else ASTSource
+            source = language(kernel, signature, fixed)
+            compile_source(source, target=GPUTarget("cuda", architecture, 32))
         except Exception as error:
+            for _ in range(20):  # where a kernel calls another, the innermost error says what is wrong
+                error = error.__cause__ or error
             lines = str(error).strip().splitlines() or [""]
-            problems.append(f"{name}: {type(error).__name__}: {lines[-1]}")
-    return list(itertools.islice(problems, 5))
+            problems.append(f"{name}: {type(error).__name__}: {lines[-1].strip()}")
+    return problems[:5]
