@@ -18,7 +18,8 @@ from scripts.build_book import ROOT, bring_mathjax, build
 
 HERE = Path(__file__).parent
 BOOK = ROOT / "_build" / "html"
-SOURCES = ("book", "figures", "scripts", "_config.yml", "_toc.yml", "package-lock.json")
+SOURCES = ("book", "figures", "instruments", "scripts", "benchmarks/results", "CITATION.cff")
+SOURCES += ("_config.yml", "_toc.yml", "package-lock.json")
 CHROMIUM = next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
 )
