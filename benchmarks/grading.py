@@ -4,16 +4,20 @@
 
 A class hands in an exercise: three in four its solution, each with a comment of its own, and the
 rest the stub or a file that ends at once. The grader runs as an instructor runs it. Seconds are on
-the clock, of the whole command; processor seconds and memory are those of its processes, looked at
-ten times a second; memory that a forked process has from its parent counts for both, so it is an
-upper bound.
+the clock, of the whole command; those of compiling are what its test took on the clock, summed over
+the class. Processor seconds and memory are those of the grader's processes, looked at ten times a
+second; memory that a forked process has from its parent counts for both, so it is an upper bound.
+The parent's own memory is that of the one process that lives as long as the command. What else the
+machine did meanwhile, in processors kept busy, says how far to trust the seconds.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,9 +40,14 @@ def hand_in(exercise: str, submissions: int, folder: Path) -> None:
         (folder / f"student{number:04}.py").write_text(text, "utf-8")
 
 
-def watch(command: list[str]) -> dict:
-    """Run a command; seconds, processor seconds, and the most memory that its processes held at a time."""
-    started = time.monotonic()
+def watch(command: list[str], done: Callable[[], float] = lambda: 0.0) -> dict:
+    """Run a command; its time, its memory, and what else the machine did.
+
+    Args:
+        done: how much of it is done, from 0 to 1.
+    """
+    started, busy_before = time.monotonic(), _busy_seconds()
+    parent: dict[int, int] = {}
     spent: dict[tuple, float] = {}
     most = 0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
@@ -56,15 +65,30 @@ def watch(command: list[str]) -> dict:
                     continue
                 spent[one.pid, one.create_time()] = times.user + times.system
                 held += memory.rss - memory.shared
+                if one is tree[0] and memory.rss:  # which one that has just ended has not
+                    parent[next(part for part in (10, 50, 100) if 100 * done() <= part)] = (
+                        memory.rss
+                    )
             most = max(most, held)
             time.sleep(0.1)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed")
+    seconds, own = time.monotonic() - started, sum(spent.values())
     return {
-        "seconds": round(time.monotonic() - started, 2),
-        "processor_seconds": round(sum(spent.values()), 2),
+        "seconds": round(seconds, 2),
+        "processor_seconds": round(own, 2),
         "megabytes": round(most / 2**20),
+        **{f"parent_megabytes_at_{part}_percent": round(n / 2**20) for part, n in parent.items()},
+        "processors_busy_elsewhere": round(
+            max(0.0, _busy_seconds() - busy_before - own) / seconds, 2
+        ),
     }
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that all processes of the machine have taken since it started."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
 
 
 def main() -> None:
@@ -84,13 +108,26 @@ def main() -> None:
             subprocess.run(
                 [*grader, *map(str, command)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
             )
-        row = watch([*grader, "grade", str(course), "-j", str(chosen.jobs)])
+        results = course / "results"
+
+        def done() -> float:
+            return len(list(results.glob("*.json"))) / chosen.submissions
+
+        row = watch([*grader, "grade", str(course), "-j", str(chosen.jobs)], done)
+        reports = [json.loads(file.read_text("utf-8")) for file in results.glob("*.json")]
+    compiling = sum(
+        result["seconds"]
+        for report in reports
+        for result in report["results"]
+        if result["name"] == "compiles"
+    )
     row = {
         "exercise": chosen.exercise,
         "submissions": chosen.submissions,
         "jobs": chosen.jobs,
         **row,
         "seconds_a_submission": round(row["seconds"] / chosen.submissions, 3),
+        "of_which_compiling": round(compiling / chosen.jobs / chosen.submissions, 3),
     }
     print("  ".join(f"{name} {value}" for name, value in row.items()))
     if chosen.experiment:

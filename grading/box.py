@@ -277,6 +277,7 @@ class Box:
         except (OSError, EOFError, plain.Malformed) as error:
             self._stop()
             raise BoxError(f"the box did not start: {self.log[-500:].strip()}") from error
+        self._idle = self.memory()
 
     def _stop(self) -> None:
         if self._process is None:
@@ -319,7 +320,7 @@ class Box:
             raise Died(f"all tests together took more than {self.limits.total:.0f} s")
         if self._process is None:
             self._start()
-        begun, idle = os.fstat(self._output.fileno()).st_size, self.memory()
+        begun = os.fstat(self._output.fileno()).st_size
         ours, theirs = socket.socketpair()
         started = time.monotonic()
         session = Session(self, ours)
@@ -339,7 +340,7 @@ class Box:
             session = Session(self, ours)
             with theirs:
                 plain.send(self._control, header, fds=[theirs.fileno()])
-        watcher = threading.Thread(target=session._watch, args=[idle], daemon=True)
+        watcher = threading.Thread(target=session._watch, args=[self._idle], daemon=True)
         watcher.start()
         try:
             yield session
