@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from instruments.records import Record
+from instruments.serving_plots import sustained_rate
 
 Load = Callable[[str], Record]
+
+SECONDS_A_TOKEN = 0.02
+"""The latency at which servers are compared: some twice what one that is never full takes here."""
 
 DATASHEET_TFLOPS = 989.4
 """What NVIDIA's data sheets give for float16 products on an H100 and an H200."""
@@ -358,6 +362,60 @@ def _shared(load: Load, method: str) -> Finding:
     return Finding(value, f"{100 * min(saved):.1f}–{100 * max(saved):.1f} %")
 
 
+def served_over_oracle(load: Load) -> Finding:
+    """Requests a second with pages over those with Oracle, at the same latency, ShareGPT's lengths."""
+    return _ratio_of_rates(load, "oracle", scenario="sampling", workload="sharegpt")
+
+
+def served_over_max(load: Load) -> Finding:
+    """The same over Max."""
+    return _ratio_of_rates(load, "max", scenario="sampling", workload="sharegpt")
+
+
+def _ratio_of_rates(load: Load, other: str, **scenario) -> Finding:
+    rates = [
+        sustained_rate(load("serving").where(system=system, **scenario), SECONDS_A_TOKEN)
+        for system in ("paged", other)
+    ]
+    return Finding(rates[0] / rates[1], f"{rates[0] / rates[1]:.2f}×")
+
+
+def served_with_a_prefix(load: Load) -> Finding:
+    """What pages serve over Oracle with a shared prefix, over what the paper says, the worse of both."""
+    found = {
+        prefix: _ratio_of_rates(load, "oracle", scenario="prefix", prefix=prefix)
+        for prefix in (80, 341)
+    }
+    return Finding(
+        min(found[80].value / 1.67, found[341].value / 3.58),
+        f"{found[80].shown}, {found[341].shown}",
+    )
+
+
+def best_block_sizes(load: Load) -> Finding:
+    """Block sizes whose latency is within 5 % of the best, and how near to it 16 is."""
+    values, shown = [], []
+    for workload in ("sharegpt", "alpaca"):
+        rows = load("serving").where(scenario="block_size", workload=workload)
+        latency = {row["block_size"]: row["latency"] for row in rows}
+        best = min(latency.values())
+        good = [size for size, seconds in latency.items() if seconds <= 1.05 * best]
+        values.append(best / latency[16])
+        shown.append(f"{min(good)}–{max(good)}")
+    return Finding(min(values), ", ".join(shown))
+
+
+def swapping_and_recomputing(load: Load) -> Finding:
+    """Latency with one over that with the other, blocks of 16 to 64, where they differ most."""
+    rows = load("serving").where(scenario="preemption", workload="sharegpt")
+    latency = {(row["block_size"], row["preemption"]): row["latency"] for row in rows}
+    ratios = [latency[size, "swap"] / latency[size, "recompute"] for size in (16, 32, 64)]
+    return Finding(
+        min(min(ratio, 1 / ratio) for ratio in ratios),
+        f"swapping takes {min(ratios):.2f}–{max(ratios):.2f}× as long",
+    )
+
+
 def pages_cost(load: Load) -> Finding:
     """How much longer the paged kernel takes than the same kernel on one piece, in percent."""
     rows = load("paged_decode").where(kernel="paged", block_size=16)
@@ -423,6 +481,11 @@ EXPERIMENTS = {
         batched_requests,
         shared_by_sampling,
         shared_by_beams,
+        served_over_oracle,
+        served_over_max,
+        served_with_a_prefix,
+        best_block_sizes,
+        swapping_and_recomputing,
         pages_cost,
     )
 }

@@ -134,6 +134,43 @@ SHARING = [
         ("sharegpt", "beam", 2, 0.1, {"paper_saved": 0.5}),
     ]
 ]
+
+
+def served_row(system, rate, latency, **scenario):
+    return {"system": system, "rate": rate, "latency": latency} | scenario
+
+
+SHAREGPT = {"scenario": "sampling", "workload": "sharegpt"}
+SERVED = [
+    *(served_row("paged", rate, latency, **SHAREGPT) for rate, latency in [(4, 0.01), (8, 0.03)]),
+    *(served_row("oracle", rate, latency, **SHAREGPT) for rate, latency in [(2, 0.01), (4, 0.03)]),
+    *(served_row("max", rate, latency, **SHAREGPT) for rate, latency in [(1, 0.01), (2, 0.03)]),
+    served_row("paged", 99, 0.01, scenario="sampling", workload="alpaca"),
+    *(
+        served_row(system, rate, 0.02, scenario="prefix", prefix=prefix)
+        for system, prefix, rate in [
+            *(("paged", 80, 3.34), ("oracle", 80, 1.0)),
+            *(("paged", 341, 3.58), ("oracle", 341, 2.0)),
+        ]
+    ),
+]
+BLOCK_SIZES = [
+    {"scenario": scenario, "workload": workload, "block_size": size, "latency": latency} | how
+    for scenario, workload, size, latency, how in [
+        *(("block_size", "sharegpt", size, 1.0, {}) for size in (8, 16, 64)),
+        ("block_size", "sharegpt", 1, 2.0, {}),
+        *(("block_size", "alpaca", 16, 1.25, {}), ("block_size", "alpaca", 32, 1.0, {})),
+        *(
+            ("preemption", "sharegpt", size, latency, {"preemption": how})
+            for size, how, latency in [
+                *((16, "swap", 4.0), (32, "swap", 1.0), (64, "swap", 0.5), (1, "swap", 99.0)),
+                *((16, "recompute", 1.0), (32, "recompute", 1.0), (64, "recompute", 1.0)),
+                (1, "recompute", 1.0),
+            ]
+        ),
+        ("preemption", "alpaca", 16, 99.0, {"preemption": "swap"}),
+    ]
+]
 MADE_UP = [
     (
         "passes_over_a_row",
@@ -299,6 +336,15 @@ MADE_UP = [
     ("batched_requests", WASTE, Finding(2.5, "7.0, 10.0, 12.0; 30.0")),
     ("shared_by_sampling", SHARING, Finding(0.8, "6.0–8.0 %")),
     ("shared_by_beams", SHARING, Finding(1.5, "37.5–37.5 %")),
+    ("served_over_oracle", SERVED, Finding(2.0, "2.00×")),
+    ("served_over_max", SERVED, Finding(4.0, "4.00×")),
+    ("served_with_a_prefix", SERVED, Finding(0.5, "3.34×, 1.79×")),
+    ("best_block_sizes", BLOCK_SIZES, Finding(0.8, "8–64, 32–32")),
+    (
+        "swapping_and_recomputing",
+        BLOCK_SIZES,
+        Finding(0.25, "swapping takes 0.50–4.00× as long"),
+    ),
     (
         "pages_cost",
         [
