@@ -443,6 +443,7 @@ class Session:
         try:
             with self._box._sending:
                 plain.send(control, {"kill": True})
+            control.settimeout(10.0)
             answer, _, _ = plain.receive(control)
             return int(answer["exit"])
         except (OSError, EOFError, plain.Malformed, KeyError, TypeError, ValueError):
