@@ -380,10 +380,16 @@ def from_notebook(assignment: Assignment, data: bytes, name: str) -> str:
     return "\n\n".join(text for _, text in kept) + "\n"
 
 
+# Cells that begin with these are Python, after their first line.
+_PYTHON_CELLS = {"%%capture", "%%prun", "%%time", "%%timeit"}
+
+
 def _without_magic(cell: str) -> str:
-    if cell.lstrip().startswith("%%"):
-        return ""
-    lines = cell.splitlines()
+    lines = cell.lstrip().splitlines()
+    if lines and lines[0].startswith("%%"):
+        if lines[0].split()[0] not in _PYTHON_CELLS:
+            return ""
+        lines = lines[1:]
     return "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in lines)
 
 
