@@ -8,7 +8,8 @@ the clock, of the whole command; those of compiling are what its test took on th
 the class. Processor seconds and memory are those of the grader's processes, looked at ten times a
 second; memory that a forked process has from its parent counts for both, so it is an upper bound.
 The parent's own memory is that of the one process that lives as long as the command. What else the
-machine did meanwhile, in processors kept busy, says how far to trust the seconds.
+machine did meanwhile, in processors kept busy, says how far to trust the seconds; what comes and goes
+between two looks counts there.
 """
 
 import argparse

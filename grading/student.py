@@ -109,7 +109,7 @@ class Calls:
         """Call a function in the box; tensors that it changes are changed here."""
         self.load()
         fds: list[int] = []
-        if "remote" in what and args and isinstance(args[0], Function):
+        if "remote" in what and len(args) > 1 and isinstance(args[0], Function):
             kernel, _, *given = args  # a kernel, its grid, and its arguments
             simple = {k: v for k, v in keywords.items() if isinstance(v, bool | int | float | str)}
             self.launched.append((kernel.name, [_described(value) for value in given], simple))
