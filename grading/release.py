@@ -44,7 +44,7 @@ def release(
     # Where there is no box but another user's, hidden tests must not be everybody's to read.
     folder.chmod(0o700)
     edits, described = variant(assignment.folder, seed)
-    _apply(exercise, edits)
+    apply(exercise, edits)
     handout = folder / "handout"
     handout.mkdir()
     for name in _FOR_STUDENTS:
@@ -60,28 +60,39 @@ def release(
     return open_course(folder)
 
 
-def variant(folder: Path, seed: int) -> tuple[list[dict], str]:
+def variant(folder: Path, seed: int) -> tuple[list[list], str]:
     """The changes to an exercise that a class's seed chooses, and what they are.
 
-    ``variants.toml`` holds ``[[variant]]`` tables with a ``title`` and ``[[variant.edits]]``: in
-    ``file``, what stands there as ``old`` once becomes ``new``. The exercise as it is counts as one
-    more variant.
+    ``variants.toml`` holds ``[[variant]]`` tables with a ``title`` and ``edits``, each a list
+    ``[file, old, new]``: what stands in the file as ``old`` once becomes ``new``, or if a number
+    follows, what stands there so many times. What changes in ``solution.py`` changes in
+    ``stub.py`` too, where that has it. The exercise as it is counts as one more variant.
     """
-    file = folder / "variants.toml"
-    if not file.exists():
-        return [], ""
-    variants = [{"title": "", "edits": []}, *tomllib.loads(file.read_text("utf-8"))["variant"]]
-    chosen = random.Random(seed).choice(variants)
+    chosen = random.Random(seed).choice([{"title": "", "edits": []}, *variants(folder)])
     return chosen["edits"], chosen["title"]
 
 
-def _apply(folder: Path, edits: list[dict]) -> None:
-    for edit in edits:
-        file = folder / edit["file"]
+def variants(folder: Path) -> list[dict]:
+    """All variants of an exercise but the plain one."""
+    file = folder / "variants.toml"
+    return tomllib.loads(file.read_text("utf-8"))["variant"] if file.exists() else []
+
+
+def apply(folder: Path, edits: list[list]) -> None:
+    """Make a variant of the exercise in a folder.
+
+    Raises:
+        AssignmentError: the exercise is not as the edits expect it.
+    """
+    for name, old, new, *times in edits:
+        file = folder / name
         text = file.read_text("utf-8")
-        if text.count(edit["old"]) != 1:
+        expected, found = times[0] if times else 1, text.count(old)
+        if found != expected:
             raise AssignmentError(
-                f"A variant expects {edit['old']!r} once in {edit['file']}, and it is there "
-                f"{text.count(edit['old'])} times."
+                f"A variant expects {old!r} in {name} {expected} times, and it is there {found} times."
             )
-        file.write_text(text.replace(edit["old"], edit["new"]), "utf-8")
+        file.write_text(text.replace(old, new), "utf-8")
+        if name == "solution.py":
+            stub = folder / "stub.py"
+            stub.write_text(stub.read_text("utf-8").replace(old, new), "utf-8")
