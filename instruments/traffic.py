@@ -58,6 +58,14 @@ def counting() -> Iterator[Traffic]:
         RuntimeError: kernels are compiled in this process.
         ValueError: two tensors handed to one kernel overlap, so that bytes cannot be told apart.
     """
+    counter = Counter(Traffic())
+    with watching(counter):
+        yield counter.traffic
+
+
+@contextlib.contextmanager
+def watching(counter: "Counter") -> Iterator[None]:
+    """Show a counter every launch, load and store inside the ``with`` block."""
     import kernels
 
     if not kernels.INTERPRETED:
@@ -67,7 +75,6 @@ def counting() -> Iterator[Traffic]:
         )
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
-    counter = _Counter(Traffic())
     patches = {
         (InterpretedFunction, "run"): counter.watch_launch,
         (InterpreterBuilder, "create_masked_load"): counter.watch("loaded"),
@@ -78,13 +85,13 @@ def counting() -> Iterator[Traffic]:
     try:
         for (owner, name), wrap in patches.items():
             setattr(owner, name, wrap(originals[owner, name]))
-        yield counter.traffic
+        yield
     finally:
         for (owner, name), original in originals.items():
             setattr(owner, name, original)
 
 
-class _Counter:
+class Counter:
     """Attributes each access of the running kernel to the tensor whose memory it touches."""
 
     def __init__(self, traffic: Traffic) -> None:
@@ -92,25 +99,28 @@ class _Counter:
         self.kernel = ""
         self.spans: list[tuple[int, int, str]] = []
 
+    def launched(self, kernel: str, tensors: dict) -> None:
+        """A launch begins: a kernel's name, and its tensors by argument."""
+        self.kernel = kernel
+        self.spans = sorted((*_span(tensor), name) for name, tensor in tensors.items())
+        for (_, end, first), (start, _, second) in zip(self.spans, self.spans[1:], strict=False):
+            if start < end:
+                raise ValueError(
+                    f"{first} and {second} of {kernel} overlap in memory, so their bytes "
+                    "cannot be told apart; hand over separate tensors"
+                )
+
     def watch_launch(self, original):
         def run(function, *args, **kwargs):
             names = set(function.arg_names)
             given = {name: value for name, value in kwargs.items() if name in names}
             bound = inspect.signature(function.fn).bind_partial(*args, **given).arguments
-            self.kernel = function.fn.__name__
-            self.spans = sorted(
-                (*_span(value), name.removesuffix("_ptr"))
+            tensors = {
+                name.removesuffix("_ptr"): value
                 for name, value in bound.items()
                 if hasattr(value, "data_ptr") and value.numel()
-            )
-            for (_, end, first), (start, _, second) in zip(
-                self.spans, self.spans[1:], strict=False
-            ):
-                if start < end:
-                    raise ValueError(
-                        f"{first} and {second} of {self.kernel} overlap in memory, so their bytes "
-                        "cannot be told apart; hand over separate tensors"
-                    )
+            }
+            self.launched(function.fn.__name__, tensors)
             return original(function, *args, **kwargs)
 
         return run
@@ -123,14 +133,15 @@ class _Counter:
             def method(builder, *args, **kwargs):
                 given = signature.bind(builder, *args, **kwargs).arguments
                 pointers = given.get("ptrs", given.get("ptr"))
-                self._add(kinds, pointers, given["mask"])
+                self.accessed(kinds, pointers, given["mask"])
                 return original(builder, *args, **kwargs)
 
             return method
 
         return wrap
 
-    def _add(self, kinds, pointers, mask) -> None:
+    def accessed(self, kinds, pointers, mask) -> None:
+        """The running program loads or stores at these addresses."""
         width = pointers.get_element_ty().primitive_bitwidth // 8
         visible = mask if isinstance(mask, np.ndarray) else mask.data
         addresses, visible = np.broadcast_arrays(pointers.data, visible)
