@@ -4,6 +4,7 @@ python -m grading check row_softmax my_file.py        the public tests on a file
 python -m grading release row_softmax FOLDER          make a class's assignment
 python -m grading collect FOLDER SUBMISSIONS          take in a folder or zip of submissions
 python -m grading grade FOLDER -j 4                   judge them; goes on where it was interrupted
+python -m grading grade FOLDER --slurm                judge them on a cluster
 python -m grading regrade FOLDER [STUDENT ...]        judge again with the recorded seed
 python -m grading export FOLDER                       gradebooks, feedback, and a page to look at
 python -m grading serve-report FOLDER                 show what was exported in a browser
@@ -12,8 +13,11 @@ python -m grading github FOLDER --out TEMPLATE        a repository for students 
 """
 
 import argparse
+import math
 import os
+import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,7 +112,9 @@ def collect(arguments: argparse.Namespace) -> int:
 
 def grade_(arguments: argparse.Namespace) -> int:
     made = course.open_course(arguments.folder)
-    tier = arguments.tier or best_tier()
+    run_all = on_slurm(made, arguments)
+    # A machine from which jobs are submitted needs no box: the nodes do.
+    tier = arguments.tier or (TIERS[0] if arguments.slurm else best_tier())
     run = settings(made, tier=tier, seed=arguments.seed)
     if not run["official"]:
         print("Practice mode: this machine has no box. These results are not official.")
@@ -117,9 +123,13 @@ def grade_(arguments: argparse.Namespace) -> int:
         done = grade(
             made,
             tier=tier,
-            jobs=arguments.jobs,
+            jobs=arguments.jobs or 1,
             progress=lambda student: bar.update(),
+            run_all=run_all,
         )
+    weaker = [student for student, report in done.items() if report["tier"] != tier]
+    if weaker:
+        print(f"Judged in a weaker tier, which is all that the node has: {', '.join(weaker)}.")
     faults = sum(report["score"] is None for report in done.values())
     flagged = sum(bool(report["flags"]) for report in done.values())
     print(
@@ -127,6 +137,29 @@ def grade_(arguments: argparse.Namespace) -> int:
         "looked at."
     )
     return 0
+
+
+def on_slurm(made: course.Course, arguments: argparse.Namespace) -> Callable | None:
+    """What judges on a cluster; None if that is not wanted."""
+    asked = {name: getattr(arguments, name) for name in _FOR_SLURM}
+    if not arguments.slurm:
+        for name, value in asked.items():
+            if value is not None:
+                raise AssignmentError(f"--{name} is for a cluster: give --slurm, too.")
+        return None
+    from grading import slurm  # here alone, so that nothing else needs submitit
+
+    parameters = slurm.resources(
+        made.assignment,
+        jobs=arguments.jobs or slurm.JOBS,
+        minutes=arguments.time,
+        gigabytes=arguments.memory,
+        cpus=arguments.cpus or 1,
+        gpus=arguments.gpus,
+        partition=arguments.partition,
+        options=dict(arguments.sbatch or ()),
+    )
+    return slurm.on_slurm(made, parameters)
 
 
 def regrade_(arguments: argparse.Namespace) -> int:
@@ -161,6 +194,34 @@ def github_(arguments: argparse.Namespace) -> int:
     github.template(course.open_course(arguments.folder), arguments.out)
     print(f"{arguments.out} is the repository for students: commit it, and make it a template.")
     return 0
+
+
+_FOR_SLURM = ("partition", "time", "memory", "cpus", "gpus", "sbatch")
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is wanted; got {text!r}")
+    return int(text)
+
+
+def gigabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of gigabytes is wanted; got {text!r}")
+    return number
+
+
+def sbatch_option(text: str) -> tuple[str, str | bool]:
+    name, given, value = text.partition("=")
+    if not re.fullmatch("[a-z][a-z-]*", name):
+        raise argparse.ArgumentTypeError(
+            f"an option of sbatch without its dashes is wanted, as in account=cs336; got {text!r}"
+        )
+    return name, value if given else True
 
 
 def port_number(text: str) -> int:
@@ -200,9 +261,25 @@ def parser() -> argparse.ArgumentParser:
     one = command("collect", collect, folder, ("source", {"type": Path, "metavar": "SUBMISSIONS"}))
     one.add_argument("--roster", type=Path, help="a file with one student a line")
     one = command("grade", grade_, folder)
-    one.add_argument("-j", "--jobs", type=int, default=1, help="submissions at a time")
+    one.add_argument(
+        "-j", "--jobs", type=count, help="submissions at a time: 1, or 100 on a cluster"
+    )
     one.add_argument("--seed", type=int, help="of the tests; a fresh one if not given")
     one.add_argument("--tier", choices=TIERS)
+    on = one.add_argument_group("on a cluster", "What is not given comes from the assignment.")
+    on.add_argument("--slurm", action="store_true", help="judge in a job array of Slurm")
+    on.add_argument("--partition")
+    on.add_argument("--time", type=count, metavar="MINUTES", help="for a submission")
+    on.add_argument("--memory", type=gigabytes, metavar="GB", help="for a submission")
+    on.add_argument("--cpus", type=count, metavar="N", help="for a submission: 1")
+    on.add_argument("--gpus", type=count, metavar="N", help="for a submission")
+    on.add_argument(
+        "--sbatch",
+        type=sbatch_option,
+        action="append",
+        metavar="OPTION=VALUE",
+        help="any other option of sbatch, as in account=cs336; can be repeated",
+    )
     one = command("regrade", regrade_, folder)
     one.add_argument("students", nargs="*", metavar="STUDENT")
     one.add_argument("-j", "--jobs", type=int, default=1, help="submissions at a time")

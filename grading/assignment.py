@@ -3,6 +3,8 @@
 The folder of an exercise has ``exercise.toml``, which its authors and readers know, and beside it,
 where the grader needs more, ``grading.toml``::
 
+    gpu = 1                GPUs that the tests themselves use, asked for on a cluster; the box has none
+
     [box]                  what the student's process has beside Python and the libraries
     files = ["kernels/__init__.py"]     files and folders of the project
     preload = ["kernels"]               modules imported before the student's file
@@ -45,6 +47,7 @@ class Assignment:
         contexts: context managers of the project that run in the box, with the class of what they give.
         results: classes of what may come out of it.
         compiles: points for kernels that compile, and the architecture; None where none are given.
+        gpus: that tests use.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Assignment:
     contexts: dict[str, str] = field(default_factory=dict)
     results: tuple[str, ...] = ()
     compiles: tuple[float, int] | None = None
+    gpus: int = 0
 
     @property
     def name(self) -> str:
@@ -107,9 +111,12 @@ def _read(folder: Path) -> Assignment:
     extra: dict = {}
     if (folder / "grading.toml").exists():
         extra = tomllib.loads((folder / "grading.toml").read_text("utf-8"))
-    unknown = extra.keys() - {"box", "limits", "compiles"}
+    unknown = extra.keys() - {"box", "limits", "compiles", "gpu"}
     if unknown:
         raise KeyError(f"grading.toml has {', '.join(sorted(unknown))}")
+    gpus = extra.get("gpu", 0)
+    if type(gpus) is not int or gpus < 0:
+        raise TypeError(f"gpu in grading.toml is a number of GPUs, and not {gpus!r}")
     box = dict(extra.get("box", {}))
     contexts = box.pop("contexts", {})
     results = tuple(box.pop("results", ()))
@@ -134,4 +141,5 @@ def _read(folder: Path) -> Assignment:
         contexts=contexts,
         results=results,
         compiles=(compiles["points"], compiles["architecture"]) if compiles else None,
+        gpus=gpus,
     )

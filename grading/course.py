@@ -86,6 +86,7 @@ def fresh_seed() -> int:
 
 def write_json(file: Path, data: object) -> None:
     """Write a file whole or not at all: an interruption leaves the old one."""
-    temporary = file.with_suffix(".part")
+    # Of a name of its own: on a cluster, a task believed to be lost may write at the same time.
+    temporary = file.with_suffix(f".{secrets.token_hex(4)}.part")
     temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False), "utf-8")
     temporary.replace(file)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from grading import judge
-from grading.assignment import AssignmentError
+from grading.assignment import Assignment, AssignmentError
 from grading.box import OFFICIAL, SECOND_UID
 from grading.course import Course, fresh_seed, write_json
 from grading.submissions import Submission, read
@@ -43,6 +43,7 @@ def grade(
     only: Iterable[str] = (),
     again: bool = False,
     progress: Callable[[str], None] = lambda student: None,
+    run_all: Callable | None = None,
 ) -> dict[str, dict]:
     """Judge every submission that has no result yet; all results.
 
@@ -53,6 +54,8 @@ def grade(
         only: students to grade; all if empty.
         again: judge those that have a result, too.
         progress: is told the name of each student when the result is there.
+        run_all: judges submissions elsewhere, and is given the course, them, the settings, and
+            ``progress``; processes of this machine judge them if not given.
 
     Raises:
         AssignmentError: nothing is collected, or there is no such student.
@@ -64,11 +67,7 @@ def grade(
     unknown = set(only) - submissions.keys()
     if unknown:
         raise AssignmentError(f"There is no submission of {', '.join(sorted(unknown))}.")
-    if tier == SECOND_UID and _others_can_read(course.assignment.folder):
-        raise AssignmentError(
-            f"Without namespaces, students' code can read what every user can, and so the tests in "
-            f"{course.assignment.folder}: take away the rights of others (chmod o-rwx)."
-        )
+    refuse_readable_tests(course, tier)
     course.results.mkdir(exist_ok=True)
     digest = course.assignment.digest()
     waiting = []
@@ -77,13 +76,27 @@ def grade(
             waiting.append(submissions[student])
         else:
             progress(student)
-    _run_all(course, waiting, run, jobs, progress)
+    if run_all is None:
+        _run_all_here(course, waiting, run, progress, jobs=jobs)
+    else:
+        run_all(course, waiting, run, progress)
     return results(course)
 
 
-def _others_can_read(folder: Path) -> bool:
-    """Whether every user can get into a folder."""
-    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
+def longest(assignment: Assignment) -> float:
+    """Seconds after which a submission that is not judged yet never will be."""
+    return assignment.limits.total + 300
+
+
+def refuse_readable_tests(course: Course, tier: str) -> None:
+    """See that students' code cannot read the tests where a tier hides no files of others."""
+    folder = course.assignment.folder
+    others_can_read = all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
+    if tier == SECOND_UID and others_can_read:
+        raise AssignmentError(
+            f"Without namespaces, students' code can read what every user can, and so the tests in "
+            f"{folder}: take away the rights of others (chmod o-rwx)."
+        )
 
 
 def results(course: Course) -> dict[str, dict]:
@@ -119,17 +132,18 @@ def _is_done(course: Course, submission: Submission, run: dict, digest: str) -> 
     return {name: report.get(name) for name in same} == same and report["score"] is not None
 
 
-def _run_all(
+def _run_all_here(
     course: Course,
     waiting: list[Submission],
     run: dict,
-    jobs: int,
     progress: Callable[[str], None],
+    *,
+    jobs: int,
 ) -> None:
     context = multiprocessing.get_context("fork")
     waiting = waiting[::-1]
     running: dict[int, tuple] = {}
-    deadline = course.assignment.limits.total + 300
+    deadline = longest(course.assignment)
     # Loaded once here, so that no process has to.
     judge.import_what_tests_import(course.assignment)
     try:
@@ -137,7 +151,7 @@ def _run_all(
             while waiting and len(running) < jobs:
                 submission = waiting.pop()
                 result_file(course, submission.student).unlink(missing_ok=True)
-                process = context.Process(target=_judge_one, args=(course, submission, run))
+                process = context.Process(target=judge_one, args=(course, submission, run))
                 process.start()
                 running[process.sentinel] = (process, submission, time.monotonic())
             multiprocessing.connection.wait(list(running), timeout=1.0)
@@ -150,7 +164,7 @@ def _run_all(
                 process.join()
                 del running[sentinel]
                 if not result_file(course, submission.student).exists():
-                    _write_fault(course, submission, run, f"exit status {process.exitcode}")
+                    write_fault(course, submission, run, f"exit status {process.exitcode}")
                 progress(submission.student)
     finally:
         for process, _, _ in running.values():
@@ -158,7 +172,7 @@ def _run_all(
             process.join()
 
 
-def _judge_one(course: Course, submission: Submission, run: dict) -> None:
+def judge_one(course: Course, submission: Submission, run: dict) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     source = _file(course, submission)
@@ -172,7 +186,7 @@ def _judge_one(course: Course, submission: Submission, run: dict) -> None:
     write_json(result_file(course, submission.student), data)
 
 
-def _write_fault(course: Course, submission: Submission, run: dict, reason: str) -> None:
+def write_fault(course: Course, submission: Submission, run: dict, reason: str) -> None:
     """A submission that took the grader down with it: no score, and a person has to look."""
     data = judge.fault(course.assignment, run, f"The grader's own process ended ({reason}).").data()
     data |= {"student": submission.student, "submitted": submission.submitted}

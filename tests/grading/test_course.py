@@ -175,7 +175,7 @@ def test_what_is_graded_is_not_graded_again(graded, monkeypatch):
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr(grading, "_judge_one", refuse)
+    monkeypatch.setattr(grading, "judge_one", refuse)
     seen = []
     grading.grade(graded, tier=TIER, progress=seen.append)
     assert seen == ["ada", "bob", "cy", "eve", "zoe"]
@@ -194,13 +194,13 @@ def test_a_grading_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert list(grading.results(course)) == ["ada"]
     seed = json.loads((course.folder / "run.json").read_text())["seed"]
     judged = []
-    judge_one = grading._judge_one
+    judge_one = grading.judge_one
 
     def count(course, submission, run):
         judged.append(submission.student)
         judge_one(course, submission, run)
 
-    monkeypatch.setattr(grading, "_judge_one", count)
+    monkeypatch.setattr(grading, "judge_one", count)
     reports = grading.grade(course, tier=TIER)
     assert {one["seed"] for one in reports.values()} == {seed}
     assert [one["score"] for one in reports.values()] == [6, 0, 0]
@@ -214,7 +214,7 @@ def test_a_grading_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
 def test_a_grader_that_ends_is_no_score(tmp_path, monkeypatch):
     course = release(DOUBLE, tmp_path / "course")
     hand_in(course, {"ada": RIGHT})
-    monkeypatch.setattr(grading, "_judge_one", lambda *_: os._exit(3))
+    monkeypatch.setattr(grading, "judge_one", lambda *_: os._exit(3))
     (one,) = grading.grade(course, tier="bubblewrap").values()
     assert one["score"] is None
     assert {result["state"] for result in one["results"]} == {judge.FAULT}
