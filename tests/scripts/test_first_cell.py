@@ -21,14 +21,15 @@ def bare(tmp_path):
     stubs = tmp_path / "stubs"
     (stubs / "pip").mkdir(parents=True)
     (stubs / "pip/__init__.py").touch()
-    (stubs / "pip/__main__.py").write_text("import sys; print('pip', *sys.argv[1:])\n")
+    pip = "import os, sys; print('pip', *sys.argv[1:]); sys.exit('OFFLINE' in os.environ)\n"
+    (stubs / "pip/__main__.py").write_text(pip)
     (stubs / "torch.py").write_text(
         "class cuda:\n"
         "    is_available = staticmethod(lambda: True)\n"
         "    get_device_name = staticmethod(lambda: 'a GPU')\n"
     )
 
-    def run(folder, repository="", installed=(), torch="2.13.0", triton="3.7.1"):
+    def run(folder, repository="", installed=(), torch="2.13.0", triton="3.7.1", **more):
         for name in installed:
             (stubs / f"{name}.py").touch()
         for name, version in {"torch": torch, "triton": triton}.items():
@@ -40,7 +41,7 @@ def bare(tmp_path):
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": str(stubs),
             "ATTENTION_BOOK_REPOSITORY": str(repository),
-        }
+        } | more
         show = "\nprint(os.getcwd(), kernels.__file__)"
         command = [sys.executable, "-S", "-c", CELL + show]
         return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
@@ -101,6 +102,15 @@ def test_a_failed_fetch_says_what_to_do(tmp_path, bare):
     assert answer.returncode != 0
     last = answer.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: Could not fetch") and "check the network" in last
+
+
+def test_without_a_network_it_says_what_is_missing_and_goes_on(tmp_path, bare):
+    make_book(tmp_path / "copy")
+    present = set(IN_CHAPTERS) - {"safetensors"}
+    answer = bare(tmp_path / "copy", tmp_path / "nowhere", installed=present, OFFLINE="1")
+    assert answer.returncode == 0, answer.stderr
+    assert "pip could not install safetensors: check the network." in answer.stdout
+    assert "Running on" in answer.stdout
 
 
 @pytest.mark.parametrize(
