@@ -101,6 +101,13 @@ def released(name: str, title: str, folder: Path) -> Assignment:
     return release(found, folder, seed=seed).assignment
 
 
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_has_variants_and_hidden_tests(name):
+    titles = [one["title"] for one in variants(EXERCISES[name].folder)]
+    assert titles and len(set(titles)) == len(titles)
+    assert (EXERCISES[name].folder / "test_hidden.py").exists()
+
+
 @each_variant
 def test_a_variant_asks_for_another_solution(name, title, tmp_path):
     made = released(name, title, tmp_path / "course")
