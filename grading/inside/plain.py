@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-HEADER_LIMIT = 2 << 20
+HEADER_LIMIT = 1 << 20
 TENSOR_LIMIT = 256 << 20
 DEPTH_LIMIT = 50
 _HEAD = struct.Struct("<QQ")

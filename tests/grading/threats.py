@@ -369,7 +369,7 @@ FORGERIES = [
         CRASHED,
     ),
     forged(
-        "forges seven hundred thousand lists", "forge(b'[' + b'[],' * 690_000 + b'[]]')", CRASHED
+        "forges three hundred thousand lists", "forge(b'[' + b'[],' * 340_000 + b'[]]')", CRASHED
     ),
     in_call(
         "sends a thousand open files along",
