@@ -124,7 +124,8 @@ const LETTERS = {
   query: "Q", key: "K", value: "V", output: "O", scores: "S", probabilities: "P", logsumexp: "L",
   running_max: "m", running_sum: "ℓ", accumulator: "O so far",
 };
-export const tensorName = (name) => LETTERS[name] ?? name.replaceAll("_", " ");
+export const tensorName = (name) =>
+  name.replace(/\w+$/, (word) => LETTERS[word] ?? word).replaceAll("_", " ");
 
 const plural = (count, one, many = `${one}s`) => `${formatInteger(count)} ${count === 1 ? one : many}`;
 const range = (word, from, to) => (to - from === 1 ? `${word} ${from}` : `${word}s ${from} to ${to - 1}`);
@@ -238,6 +239,7 @@ const CSS = `
 .bf .kt-store { stroke: var(--bf-registers); stroke-width: 3; }
 .bf .kt-tile { stroke: var(--bf-muted); stroke-dasharray: 4 3; }
 .bf .kt-memory { padding: 4px 16px 12px; }
+.bf .kt-memory div { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bf .kt-memory svg { margin-top: 3px; }
 .bf .kt-strip { fill: var(--bf-wash); stroke: var(--bf-line); }
 .bf .kt-strip-load { fill: var(--bf-sram); }
@@ -246,7 +248,7 @@ const CSS = `
 .bf .kt-heading { font-size: 13px; font-weight: 650; margin-bottom: 4px; }
 .bf .kt-row { display: grid; grid-template-columns: minmax(4.2rem, 1.2fr) repeat(4, minmax(0, 1fr)); gap: 6px;
   height: 19px; font-size: 12.5px; line-height: 19px; white-space: nowrap; }
-@container (max-width: 519.9px) { .bf .kt-row { grid-template-columns: minmax(3rem, 1fr) repeat(4, 3.7rem);
+@container (max-width: 519.9px) { .bf .kt-row { grid-template-columns: minmax(38px, 1fr) repeat(4, 58px);
   gap: 4px; font-size: 11.5px; } }
 .bf .kt-row > * + * { text-align: right; }
 .bf .kt-row > :nth-child(2n + 3), .bf .kt-row[data-head] { color: var(--bf-muted); }
@@ -267,6 +269,7 @@ const CSS = `
 
 const SIZES = Array.from({ length: 90 }, (_, index) => 30 * 0.94 ** index);
 const [LABEL, GAP, SMALLEST] = [20, 18, 12];
+const NUMBER = [22, 15];
 
 /** Where each tensor of a run lies in a picture so wide: the largest size of an element at which all
  * fit into the height, one beside the other and in as many lines as that takes. */
@@ -283,8 +286,11 @@ export function layout(run, width) {
   const flow = (size) => {
     const places = [];
     let [x, y, line, widest] = [0, 0, 0, 0];
-    run.tensors.forEach(({ name, rows, columns }, tensor) => {
-      const [wide, high] = [columns * size, rows * size].map((side) => Math.max(SMALLEST, side));
+    run.tensors.forEach(({ name, rows, columns, values }, tensor) => {
+      // Where there are numbers to write, they need room.
+      const [cellWide, cellHigh] = values && columns * NUMBER[0] <= width - 2 ? NUMBER : [0, 0];
+      const wide = Math.max(SMALLEST, columns * Math.max(size, cellWide));
+      const high = Math.max(SMALLEST, rows * Math.max(size, cellHigh));
       const [below, beside] = overhang[tensor].map((count) => Math.min(beyond, count * size));
       const labelled = 7.5 * `${tensorName(name)} ${rows}×${columns}`.length;
       const taken = Math.max(wide + beside, labelled);
@@ -384,7 +390,7 @@ function picture() {
       const [row, column] = [Math.floor(piece / (across.length - 1)), piece % (across.length - 1)];
       const [x, y] = [left(across[column]), top(down[row])];
       const [width, height] = [left(across[column + 1]) - x, top(down[row + 1]) - y];
-      const numbers = tensor.values && left(1) - left(0) >= 22 && top(1) - top(0) >= 14;
+      const numbers = tensor.values && left(1) - left(0) > NUMBER[0] - .1 && top(1) - top(0) > NUMBER[1] - .1;
       if (numbers) {
         if (tensor.written && !count) return;
         for (let r = down[row]; r < down[row + 1]; r += 1) {
@@ -429,13 +435,13 @@ function memoryLine() {
     svg.setAttribute("width", width);
     svg.replaceChildren(svgNode("rect", { class: "kt-strip", x: .5, y: .5, width: width - 1, height: 15 }));
     if (count === 0) {
-      words.textContent = "In memory, from the first address to the last: nothing touched yet";
+      words.textContent = "In memory: nothing touched yet";
       return;
     }
     const entry = access(run, count - 1);
     const { name, rows, columns, row_stride, column_stride } = run.tensors[entry.tensor];
     const span = (rows - 1) * row_stride + (columns - 1) * column_stride + 1;
-    words.textContent = `${tensorName(name)} in memory, first address to last: strides (${row_stride}, ${column_stride})`;
+    words.textContent = `In memory: ${tensorName(name)}, strides (${row_stride}, ${column_stride})`;
     for (const [first, length] of segments(run, entry)) {
       svg.append(svgNode("rect", {
         class: entry.stored ? "kt-strip-store" : "kt-strip-load", x: (first / span) * width, y: 1,
@@ -543,7 +549,7 @@ function render({ model, el }) {
   const many = runs.some(({ launches }) => launches.length > 1);
   const controls = [
     ...(runs.length === 1 ? []
-      : letters <= 34 ? [choice({ id, model, key: "run", label: "Recorded run", values: names })]
+      : letters <= 28 ? [choice({ id, model, key: "run", label: "Recorded run", values: names })]
         : [select({ id, model, key: "run", label: "Recorded run", values: names.map((name) => ({ value: name, text: name })) })]),
     choice({ id, model, key: "by", label: "A step is one", values: Object.keys(UNITS).filter((by) => many || by !== "kernel"),
       show: (by) => UNITS[by] }),

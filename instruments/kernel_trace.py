@@ -137,10 +137,11 @@ class _Recorder(Counter):
             if same == (other.data_ptr(), other.shape, other.stride()):
                 return number, self.tensors[number]
         self.seen.append(tensor)
-        taken = [entry["name"] for entry in self.tensors]
-        while name in taken:
+        matrix = _matrix(name, tensor)
+        # A second tensor of that name is what a later kernel made of the first.
+        if any(entry["name"] == name for entry in self.tensors):
             name = f"merged {name}"
-        self.tensors.append({"name": name, **_matrix(name, tensor)})
+        self.tensors.append({"name": name, **matrix})
         return len(self.tensors) - 1, self.tensors[-1]
 
     def accessed(self, kinds, pointers, mask) -> None:
