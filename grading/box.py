@@ -36,9 +36,7 @@ _INSIDE = Path(__file__).with_name("inside")
 _PROGRAM = "import sys; sys.path.append(sys.argv[3]); from inside import worker; worker.main()"
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
-    "HOME": "/tmp",
     "USER": "student",
-    "TMPDIR": "/tmp",
     "LANG": "C.UTF-8",
     "OMP_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -177,7 +175,13 @@ class Box:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="box-")))
         self._folder = folder
         self._copy()
+        # Without a /tmp of its own a box needs another place to write: caches that one slot's user made
+        # there would be closed to the next.
+        self._home = Path("/tmp") if self.tier == BUBBLEWRAP else folder / "home"
+        if self.tier != BUBBLEWRAP:
+            self._home.mkdir(mode=0o700)
         if self.tier == SECOND_UID:
+            os.chown(self._home, self._uid, self._uid)
             os.chown(folder, 0, self._uid)
             folder.chmod(0o750)
         else:
@@ -267,7 +271,7 @@ class Box:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT,
+                env=_ENVIRONMENT | {name: str(self._home) for name in ("HOME", "TMPDIR")},
                 start_new_session=True,
             )
         self._control = ours

@@ -450,13 +450,21 @@ class _Plugin:
             number,
         )
 
-    def pytest_runtest_protocol(self, item: pytest.Function) -> bool | None:
+    def pytest_runtest_protocol(
+        self, item: pytest.Function, nextitem: pytest.Item | None
+    ) -> bool | None:
+        if not self._is_settled(item):
+            return None
+        # What the item before set up was kept for this one.
+        item.session._setupstate.teardown_exact(nextitem)
+        return True
+
+    def _is_settled(self, item: pytest.Function) -> bool:
         # Of a test with several cases one that fails decides, and a replay ends with the first.
         settled = [result.state for result in self.results.values() if result.message != _NOT_RUN]
         if self._without_kernels and any(state not in (PASSED, FAULT) for state in settled):
             return True
-        result = self.results[item.originalname]
-        return True if result.state not in (PASSED, FAULT) else None
+        return self.results[item.originalname].state not in (PASSED, FAULT)
 
     def pytest_runtest_setup(self, item: pytest.Function) -> None:
         seed = self._seed(item)

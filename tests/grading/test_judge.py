@@ -114,6 +114,46 @@ def test_one_wrong_case_decides_and_is_told(exercise, submit):
     assert [result.message for result in report.results] == ["2 is wrong", "a hint", "no"]
 
 
+LAST_HAS_CASES = """
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_cases(student, number):
+    assert student.double(torch.full((1,), number)) == 2 * number
+"""
+HIDDEN = """
+import pytest
+import torch
+
+@pytest.mark.points(1, visibility="hidden", title="five")
+def test_five(student):
+    assert student.double(torch.full((1,), 5)) == 10
+"""
+
+
+@needs_box
+def test_hidden_tests_follow_a_case_that_failed(exercise, submit):
+    found = exercise(LAST_HAS_CASES, {"test_cases": 1})
+    (found.folder / "test_hidden.py").write_text(HIDDEN)
+    report = submit(
+        "def double(values):\n    return values * (2 if values[0] == 5 else 3)\n", found
+    )
+    assert states(report) == {"test_cases": judge.WRONG, "test_five": judge.PASSED}
+    assert report.score == 1
+
+
+def test_who_has_no_tmp_of_their_own_has_a_home(tmp_path):
+    file = tmp_path / "solution.py"
+    file.write_text(
+        "import os, tempfile\n"
+        "def double(values):\n"
+        "    home = os.path.expanduser('~')\n"
+        "    assert home == tempfile.gettempdir() != '/tmp'\n"
+        "    open(os.path.join(home, 'a file of this box'), 'w').close()\n"
+        "    return 2 * values\n"
+    )
+    report = judge.judge(DOUBLE, file, seed=1, tier=box.PRACTICE)
+    assert {result.state for result in report.results} == {judge.PASSED}
+
+
 SEEDS = """
 import random
 
