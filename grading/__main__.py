@@ -87,7 +87,7 @@ def release_(arguments: argparse.Namespace) -> int:
     made = release.release(
         assignment.find(arguments.exercise),
         arguments.folder,
-        seed=arguments.seed,
+        seed=arguments.class_seed,
         due=due.replace(tzinfo=UTC) if due and due.tzinfo is None else due,
         late_per_day=arguments.late_per_day,
         late_days=arguments.late_days,
@@ -252,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit")
     one.add_argument("--summary", type=Path, metavar="FILE", help="append a table in Markdown")
     one = command("release", release_, exercise, folder)
-    one.add_argument("--seed", type=int, help="of the class: it chooses the variant")
+    one.add_argument("--class-seed", type=int, help="chooses the variant; drawn if not given")
     one.add_argument("--due", type=datetime.fromisoformat, help="such as 2027-01-31T23:59 (UTC)")
     one.add_argument(
         "--late-per-day", type=float, default=0.0, help="share of the points a day costs"

@@ -11,7 +11,8 @@ from grading.course import Course, fresh_seed, open_course
 
 # The variants' own file stays with the authors; solutions and hidden tests with the instructors.
 _NOT_FOR_COURSES = ("right", "wrong", "__pycache__", "variants.toml")
-_FOR_STUDENTS = ("statement.md", "stub.py", "test_public.py")
+# With the settings that `check` needs, so that students try their file on their own variant.
+_FOR_STUDENTS = ("statement.md", "stub.py", "test_public.py", "exercise.toml", "grading.toml")
 
 
 def release(
@@ -26,7 +27,8 @@ def release(
     """Make the folder of a class's assignment.
 
     Args:
-        seed: of the class: it chooses the variant of the exercise, if there are several.
+        seed: of the class: it chooses the variant of the exercise, if it has any; the exercise as it
+            stands is then never chosen, because its solution is public.
         due: when it must be handed in.
         late_per_day: the share of the points that each day begun costs.
         late_days: after so many days nothing counts.
@@ -48,7 +50,8 @@ def release(
     handout = folder / "handout"
     handout.mkdir()
     for name in _FOR_STUDENTS:
-        shutil.copyfile(exercise / name, handout / name)
+        if (exercise / name).exists():
+            shutil.copyfile(exercise / name, handout / name)
     lines = [
         f"# {assignment.title}{f': {described}' if described else ''}",
         f"seed = {seed}",
@@ -66,9 +69,12 @@ def variant(folder: Path, seed: int) -> tuple[list[list], str]:
     ``variants.toml`` holds ``[[variant]]`` tables with a ``title`` and ``edits``, each a list
     ``[file, old, new]``: what stands in the file as ``old`` once becomes ``new``, or if a number
     follows, what stands there so many times. What changes in ``solution.py`` changes in
-    ``stub.py`` too, where that has it. The exercise as it is counts as one more variant.
+    ``stub.py`` too, where that has it.
     """
-    chosen = random.Random(seed).choice([{"title": "", "edits": []}, *variants(folder)])
+    known = variants(folder)
+    if not known:
+        return [], ""
+    chosen = random.Random(seed).choice(known)
     return chosen["edits"], chosen["title"]
 
 

@@ -244,7 +244,8 @@ def compile_forms(module, forms: list, architecture: int) -> list[str]:
             source = language(kernel, signature, fixed)
             compile_source(source, target=GPUTarget("cuda", architecture, 32))
         except Exception as error:
-            for _ in range(20):  # where a kernel calls another, the innermost error says what is wrong
+            # Where a kernel calls another, the innermost error says what is wrong.
+            for _ in range(20):
                 error = error.__cause__ or error
             lines = str(error).strip().splitlines() or [""]
             problems.append(f"{name}: {type(error).__name__}: {lines[-1].strip()}")

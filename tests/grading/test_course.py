@@ -59,7 +59,8 @@ def graded(tmp_path_factory):
 def test_a_release_gives_students_no_solution_and_no_hidden_test(tmp_path):
     course = release(DOUBLE, tmp_path / "course", seed=3)
     handout = sorted(path.name for path in (tmp_path / "course/handout").iterdir())
-    assert handout == ["statement.md", "stub.py", "test_public.py"]
+    settings = ["exercise.toml", "grading.toml"]
+    assert handout == [*settings, "statement.md", "stub.py", "test_public.py"]
     assert (tmp_path / "course").stat().st_mode & 0o077 == 0
     assert course.seed == 3 and course.assignment.points == DOUBLE.points
     with pytest.raises(AssignmentError, match="is not empty"):
@@ -271,7 +272,10 @@ def test_the_commands(tmp_path, run):
     source.mkdir()
     (source / "ada.py").write_text(STUB)
     (source / "eve.txt").write_text("later")
-    assert run("release", DOUBLE.folder, course, "--due", "2027-01-31T23:59")[0] == 0
+    due = ("--due", "2027-01-31T23:59")
+    assert run("release", DOUBLE.folder, course, "--class-seed", 7, *due)[0] == 0
+    # What students get is enough to check a file.
+    assert run("check", course / "handout", DOUBLE.folder / "solution.py")[0] == 0
     assert open_course(course).late.due == datetime(2027, 1, 31, 23, 59, tzinfo=UTC)
     assert run("collect", course, source)[1] == [
         "eve: There is no .py or .ipynb file, but .txt.",
