@@ -164,10 +164,12 @@ function accessCaption(run, index, loadsBefore) {
       `${entry.tileRows} × ${entry.tileColumns} block ${entry.masked === 1 ? "is" : "are"} masked off.`);
   }
   const found = segments(run, entry);
-  parts.push(found.length === 1
-    ? `In memory they are ${entry.numbers === 1 ? "one number" : `${formatInteger(entry.numbers)} neighbours`}.`
-    : `In memory they are ${formatInteger(found.length)} pieces of ${plural(found[0][1], "number")}, ` +
+  if (found.length > 1) {
+    parts.push(`In memory that is ${formatInteger(found.length)} pieces of ${plural(found[0][1], "number")}, ` +
       `${formatInteger(found[1][0] - found[0][0])} apart.`);
+  } else if (entry.numbers > 1) {
+    parts.push(`In memory that is ${formatInteger(entry.numbers)} neighbours.`);
+  }
   return parts.join(" ");
 }
 
@@ -269,12 +271,17 @@ const CSS = `
 
 const SIZES = Array.from({ length: 90 }, (_, index) => 30 * 0.94 ** index);
 const [LABEL, GAP, SMALLEST] = [20, 18, 12];
-const NUMBER = [22, 15];
+// Room for one of a tensor's own numbers, which are written where all are short enough for it.
+const [NUMBER, LONGEST] = [[24, 15], 4];
+
+const shortNumber = (number) => (Number.isInteger(number) ? String(number)
+  : number.toFixed(2).replace(/^(-?)0\./, "$1.")).replace("-", "−");
+const writes = ({ values }) => values?.every((number) => shortNumber(number).length <= LONGEST);
 
 /** Where each tensor of a run lies in a picture so wide: the largest size of an element at which all
  * fit into the height, one beside the other and in as many lines as that takes. */
 export function layout(run, width) {
-  const most = width >= 600 ? 330 : 400;
+  const most = width >= 600 ? 370 : 480;
   const beyond = width >= 600 ? 40 : 14;
   const overhang = run.tensors.map(() => [0, 0]);
   run.accesses.forEach((_, index) => {
@@ -286,9 +293,10 @@ export function layout(run, width) {
   const flow = (size) => {
     const places = [];
     let [x, y, line, widest] = [0, 0, 0, 0];
-    run.tensors.forEach(({ name, rows, columns, values }, tensor) => {
+    run.tensors.forEach((entry, tensor) => {
+      const { name, rows, columns } = entry;
       // Where there are numbers to write, they need room.
-      const [cellWide, cellHigh] = values && columns * NUMBER[0] <= width - 2 ? NUMBER : [0, 0];
+      const [cellWide, cellHigh] = writes(entry) && columns * NUMBER[0] <= width - 2 ? NUMBER : [0, 0];
       const wide = Math.max(SMALLEST, columns * Math.max(size, cellWide));
       const high = Math.max(SMALLEST, rows * Math.max(size, cellHigh));
       const [below, beside] = overhang[tensor].map((count) => Math.min(beyond, count * size));
@@ -305,9 +313,6 @@ export function layout(run, width) {
   const fits = SIZES.map(flow).find((place) => place.height <= most && place.width <= width - 2);
   return fits ?? flow(SIZES.at(-1));
 }
-
-const shortNumber = (number) => (Number.isInteger(number) ? String(number)
-  : number.toFixed(2).replace(/^(-?)0\./, "$1.")).replace("-", "−");
 
 function picture() {
   const svg = svgNode("svg", { class: "kt-tensors", "aria-hidden": "true" });
@@ -354,11 +359,11 @@ function picture() {
     });
   }
 
-  function draw({ run, place, height, state, from, count, by }) {
+  function draw({ run, place, width, height, state, from, count, by }) {
     if (drawn?.run !== run || drawn.place.width !== place.width || drawn.place.height !== place.height) {
       prepare(run, place);
     }
-    setAttributes(svg, { width: place.width + 4, height });
+    setAttributes(svg, { width, height });
     run.tensors.forEach((tensor, index) => drawTouched(tensor, parts[index], state[index]));
     if (count === 0) return;
     if (by === "access") {
@@ -390,7 +395,7 @@ function picture() {
       const [row, column] = [Math.floor(piece / (across.length - 1)), piece % (across.length - 1)];
       const [x, y] = [left(across[column]), top(down[row])];
       const [width, height] = [left(across[column + 1]) - x, top(down[row + 1]) - y];
-      const numbers = tensor.values && left(1) - left(0) > NUMBER[0] - .1 && top(1) - top(0) > NUMBER[1] - .1;
+      const numbers = writes(tensor) && left(1) - left(0) > NUMBER[0] - .1 && top(1) - top(0) > NUMBER[1] - .1;
       if (numbers) {
         if (tensor.written && !count) return;
         for (let r = down[row]; r < down[row + 1]; r += 1) {
@@ -649,7 +654,7 @@ function render({ model, el }) {
     const inner = width - 32;
     const places = runs.map((other) => layout(other, inner));
     const height = Math.max(...places.map((place) => place.height));
-    tensors.draw({ run, place: places[runs.indexOf(run)], height, state, from, count, by });
+    tensors.draw({ run, place: places[runs.indexOf(run)], width: inner, height, state, from, count, by });
     line.draw({ run, count, width: inner });
     bars.draw({ run, state, finished, width: inner });
   }

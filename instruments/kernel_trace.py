@@ -171,7 +171,8 @@ class _Recorder(Counter):
                 stores[tensor, *place] = stores.get((tensor, *place), 0) + 1
         rewritten = {place[0] for place, count in stores.items() if count > 1}
         for number, (entry, tensor) in enumerate(zip(self.tensors, self.seen, strict=True)):
-            if tensor.numel() <= MOST_VALUES and number not in rewritten:
+            few = tensor.numel() <= MOST_VALUES and number not in rewritten
+            if few and tensor.isfinite().all():
                 entry["values"] = [float(f"{value:.3g}") for value in tensor.flatten().tolist()]
         used = {entry[2] for entry in self.accesses}
         order = [number for number in range(len(self.tensors)) if number in used]
@@ -216,7 +217,7 @@ def _rectangle(name: str, offsets, visible, matrix: dict) -> list[int]:
     tile = [1] * (2 - visible.ndim) + list(visible.shape)
     # The tile of a transposed load, and a vector of rows, lie the other way.
     shown = [int(visible.reshape(tile).any(axis=1 - axis).sum()) for axis in (0, 1)]
-    if shown != [bottom - top, right - left]:
+    if shown != [bottom - top, right - left] or (matrix["columns"] == 1 and tile[0] == 1):
         tile.reverse()
     return [top, bottom, left, right, *tile]
 

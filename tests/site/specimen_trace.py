@@ -57,7 +57,9 @@ def recorded() -> list[dict]:
 def main() -> None:
     state = json.dumps({"runs": recorded()}, separators=(",", ":"))
     SPECIMEN.write_text(
-        f"# A kernel's loads and stores\n\n```{{book-figure}} KernelTrace\n{state}\n```\n", "utf-8"
+        f"# A kernel's loads and stores\n\n```{{book-figure}} KernelTrace\n{state}\n```\n\n"
+        "## The roofline\n\n```{book-figure} Roofline\n```\n",
+        "utf-8",
     )
 
 
