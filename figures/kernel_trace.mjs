@@ -218,6 +218,7 @@ const CSS = `
 .bf .kt-step { padding: 12px 16px 0; }
 .bf .kt-bar { display: flex; justify-content: space-between; align-items: center; gap: 8px; }
 .bf .kt-position { white-space: nowrap; }
+@container (max-width: 399.9px) { .bf .kt-bar, .bf .kt-bar .bf-transport { gap: 4px; } }
 .bf input.kt-track { margin-top: 6px; }
 .bf p.kt-caption { min-height: 4.2em; margin: 6px 0 8px; font-size: 15px; }
 @container (max-width: 639.9px) { .bf p.kt-caption { min-height: 7em; } }
@@ -302,7 +303,7 @@ export function layout(run, width) {
       const [below, beside] = overhang[tensor].map((count) => Math.min(beyond, count * size));
       const labelled = 7.5 * `${tensorName(name)} ${rows}×${columns}`.length;
       const taken = Math.max(wide + beside, labelled);
-      if (x > 0 && x + taken > width) [x, y, line] = [0, y + line + GAP, 0];
+      if (x > 0 && x + taken > width - 2) [x, y, line] = [0, y + line + GAP, 0];
       places.push({ x: x + 1, y: y + LABEL, width: wide, height: high, below, beside });
       x += taken + GAP;
       widest = Math.max(widest, x - GAP);
