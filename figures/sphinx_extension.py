@@ -1,4 +1,4 @@
-"""Sphinx extension: ships the figures' scripts and MathJax with the site: no CDN."""
+"""Sphinx extension: ships the figures' scripts with the site: no CDN."""
 
 from __future__ import annotations
 
@@ -12,18 +12,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from figures._mount import HERE, Figure, classic_script, shared_script
-
-# Where `npm ci` puts MathJax, and what of it the site needs: the TeX input with the extensions it
-# loads on demand, the CHTML output's fonts, and the accessibility menu with its speech rules.
-MATHJAX = HERE.parent / "node_modules" / "mathjax" / "es5"
-MATHJAX_PARTS = (
-    "tex-chtml.js",
-    "input/tex/extensions",
-    "output/chtml/fonts/woff-v2",
-    "a11y",
-    "sre",
-)
-MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml.js"
 
 
 def figure_classes() -> dict[str, type[Figure]]:
@@ -54,11 +42,6 @@ class BookFigure(SphinxDirective):
         return [nodes.raw("", figure.static_html(), format="html")]
 
 
-def choose_mathjax(app: Sphinx, config) -> None:
-    shipped = "vendor/mathjax/tex-chtml.js"  # relative to _static
-    config.mathjax_path = shipped if MATHJAX.is_dir() else MATHJAX_CDN
-
-
 def write_assets(app: Sphinx, exception: Exception | None) -> None:
     # After the build and not through html_static_path: Jupyter Book puts every *.js below a static
     # path on every page as a script.
@@ -71,18 +54,6 @@ def write_assets(app: Sphinx, exception: Exception | None) -> None:
     (target / "_shared.js").write_text(shared_script(), "utf-8")
     for module in HERE.glob("[!_]*.mjs"):
         (target / f"{module.stem}.js").write_text(classic_script(module.stem), "utf-8")
-    if MATHJAX.is_dir():
-        copy_mathjax(static / "vendor" / "mathjax")
-
-
-def copy_mathjax(target: Path) -> None:
-    for part in MATHJAX_PARTS:
-        source = MATHJAX / part
-        if source.is_dir():
-            shutil.copytree(source, target / part, dirs_exist_ok=True)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target / part)
 
 
 def has_figure(doctree: nodes.document | None) -> bool:
@@ -116,7 +87,6 @@ def tidy_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> 
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("book-figure", BookFigure)
-    app.connect("config-inited", choose_mathjax)
     app.connect("build-finished", write_assets)
     # Late: after the extensions that add the scripts.
     app.connect("html-page-context", tidy_page, priority=900)

@@ -42,3 +42,26 @@ def test_nothing_is_shown_when_drawing_fails(monkeypatch):
     monkeypatch.setattr(IPython.display, "display", lambda _: pytest.fail("a plot was shown"))
     with pytest.raises(ZeroDivisionError), plots.figure("Time", alt="x"):
         1 / 0  # noqa: B018
+
+
+def test_no_two_plots_of_a_page_share_a_name_and_every_name_is_used(monkeypatch):
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    for _ in range(2):
+        with plots.figure("Time", alt="x") as axes:
+            axes.plot([1, 2], [1, 4], marker="o")
+    names = [re.findall(r'\bid="([^"]+)"', plot.svg) for plot in shown]
+    assert names[0] and set(names[0]).isdisjoint(names[1])
+    for plot, own in zip(shown, names, strict=True):
+        assert set(own) == set(re.findall(r'(?:href="#|url\(#)([^")]+)', plot.svg))
+        assert len(own) == len(set(own))
+
+
+def test_coordinates_are_as_exact_as_a_screen_and_labels_as_written(monkeypatch):
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    with plots.figure("0.12345 ms", alt="x") as axes:
+        axes.plot([1, 2], [1, 4])
+    assert ">0.12345 ms<" in shown[0].svg
+    assert re.search(r' d="[^"]*\.\d\d[ "]', shown[0].svg)
+    assert not re.search(r' d="[^"]*\.\d{3}', shown[0].svg)
