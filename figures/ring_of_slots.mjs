@@ -205,15 +205,16 @@ const CSS = `
 .bf .rs-row > :first-child { font-weight: 650; }
 .bf .rs-row[data-waits] > :last-child { text-decoration: underline dotted; text-underline-offset: 3px; }
 @container (max-width: 719.9px) { .bf .rs-row { min-height: 3em; } }
-@container (max-width: 479.9px) { .bf .rs-row { min-height: 4.4em; grid-template-columns: 5.8rem 1fr; } }
+@container (max-width: 479.9px) { .bf .rs-row { min-height: 4.4em; grid-template-columns: 5.8rem 1fr; }
+  .bf .rs-row[data-partition="producer"] { min-height: 5.7em; } }
 .bf .rs-slots { display: grid; gap: 12px; padding: 2px 16px 14px; }
-@container (min-width: 640px) { .bf .rs-slots { grid-template-columns: repeat(3, 1fr); } }
+@container (min-width: 720px) { .bf .rs-slots { grid-template-columns: repeat(3, 1fr); } }
 .bf .rs-slot { min-width: 0; padding: 8px 10px 9px; border: 1.5px solid var(--bf-sram); border-radius: 8px;
   background: color-mix(in srgb, var(--bf-sram) 5%, var(--bf-paper)); }
 .bf .rs-slot[data-state="absent"] { border: 1.5px dashed var(--bf-line); background: none; }
 .bf .rs-slot[data-state="absent"] > * { visibility: hidden; }
 .bf .rs-slot[data-state="absent"] > .rs-head { visibility: visible; color: var(--bf-muted); }
-@container (max-width: 639.9px) { .bf .rs-slot[data-state="absent"] > :not(.rs-head) { display: none; } }
+@container (max-width: 719.9px) { .bf .rs-slot[data-state="absent"] > :not(.rs-head) { display: none; } }
 .bf .rs-slot[data-now] { outline: 2px solid var(--bf-ink); outline-offset: 1px; }
 .bf .rs-slot[data-state="overwritten"] { border-color: var(--bf-danger); outline-color: var(--bf-danger); }
 .bf .rs-head { display: flex; justify-content: space-between; align-items: center; margin-bottom: 6px; }
@@ -239,7 +240,7 @@ const CSS = `
   border-radius: 4px; font-weight: 650; }
 .bf .rs-bit[data-bit="1"] { background: var(--bf-ink); color: var(--bf-paper); }
 .bf .rs-count > span { display: block; min-height: 1.4em; }
-.bf .rs-waiter { color: var(--bf-ink); font-weight: 650; }
+.bf .rs-waiter { grid-column: 2 / -1; min-height: 1.4em; font-weight: 650; }
 `;
 
 // ---- the slots ----------------------------------------------------------------------------------
@@ -248,14 +249,14 @@ function barrierCard(name) {
   const bit = htmlNode("span", { class: "rs-bit" });
   const [phase, missing, waiter] = ["", "", "rs-waiter"].map((kind) => htmlNode("span", { class: kind }));
   const node = htmlNode("div", { class: "rs-barrier", "data-barrier": name },
-    htmlNode("b", { text: name }), bit, htmlNode("div", { class: "rs-count" }, phase, missing, waiter));
+    htmlNode("b", { text: name }), bit, htmlNode("div", { class: "rs-count" }, phase, missing), waiter);
   function draw(barrier, waiters) {
     bit.textContent = barrier.phase & 1;
     bit.dataset.bit = barrier.phase & 1;
     phase.textContent = `bit ${barrier.phase & 1}: in phase ${barrier.phase}`;
     missing.textContent = name === "full" && !barrier.pending ? `misses ${bytesText(barrier.bytes)}`
       : `misses ${arrivalsText(barrier.pending)}`;
-    waiter.textContent = waiters.length ? `${joined(waiters)} wait${waiters.length > 1 ? "" : "s"}` : "";
+    waiter.textContent = waiters.length > 1 ? "both consumers wait" : waiters.length ? `${waiters[0]} waits` : "";
     node.dataset.numbers = JSON.stringify([barrier.pending, barrier.bytes, barrier.phase]);
   }
   return { node, draw };
