@@ -215,7 +215,9 @@ def test_axe_finds_nothing(figure, theme):
     page = figure(color_scheme=theme).page
     page.add_script_tag(path=str(AXE))
     options = {"runOnly": AXE_RULES, "preload": False}
-    found = page.evaluate("([parts, options]) => axe.run(parts, options)", [THEME_PARTS, options])
+    found = page.evaluate(
+        "([parts, options]) => axe.run(parts, options)", [{"exclude": THEME_PARTS}, options]
+    )
     ours = [
         (violation["id"], node["html"][:160], node.get("failureSummary"))
         for violation in found["violations"]
