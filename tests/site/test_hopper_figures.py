@@ -1,10 +1,12 @@
-"""The ring of slots, on a built page: its steps and switches, its words, its room."""
+"""The ring of slots and the butterflies, on built pages: steps, switches, words, room."""
 
 import json
 
 import pytest
+import torch
 
 from figures.ring_of_slots import RingOfSlots
+from kernels import fp8_reference, hadamard
 from tests.figures.test_ring_of_slots import DATA, events_of, replay, run_of
 
 from .test_figure import control, move_slider
@@ -131,3 +133,75 @@ def test_nothing_moves_with_the_steps_or_is_cut_off(ring, width):
             [parts, len(run_of(stages, mistake)["events"])],
         )
         assert (len(places), outside) == (1, []), (stages, mistake)
+
+
+@pytest.fixture
+def butterflies(new_page, address):
+    def show(**options):
+        tab = new_page(**options)
+        open_page(tab, f"{address('specimen')}/hadamard_steps.html")
+        return tab.locator(".bf")
+
+    return show
+
+
+def shown_row(page):
+    cells = page.locator(".hs-cell").evaluate_all("(all) => all.map((one) => one.dataset.number)")
+    return torch.tensor([float(number) for number in cells])
+
+
+def test_the_keyboard_steps_from_the_row_to_the_rotated_row(butterflies):
+    page = butterflies()
+    keyboard = page.page.keyboard
+    move_slider(page, "size", 6)
+    move_slider(page, "place", 9)
+    page.locator("label:has([data-key=seed][value='3'])").click()
+    row = shown_row(page)
+    assert row[9] == 64
+    control(page, "step").focus()
+    for holding in (1, 1, 2, 4, 8, 16, 16):
+        assert page.locator(".hs-cell[data-outlier]").count() == holding
+        keyboard.press("ArrowRight")
+    signs = hadamard.random_signs(16, 3).cpu()
+    assert torch.equal(shown_row(page), fp8_reference.rotate(row, signs))
+    assert "went from 64 to" in page.get_by_role("status").inner_text()
+    heard = control(page, "step").get_attribute("aria-valuetext")
+    assert heard == page.get_by_role("status").inner_text()
+    keyboard.press("Home")
+    assert torch.equal(shown_row(page), row)
+
+
+@pytest.mark.parametrize("width", [360, 560, 800, 1440])
+def test_no_butterfly_moves_the_page_or_is_cut_off(butterflies, width):
+    page = butterflies(width=width, color_scheme="dark" if width == 800 else "light")
+    for size in (0, 4, 10):
+        move_slider(page, "size", size)
+        places = set()
+        for step in range(7):
+            move_slider(page, "step", step)
+            place, outside, overlaps = page.evaluate(
+                """(root) => {
+                  const frame = root.getBoundingClientRect();
+                  const boxes = [".hs-time", ".hs-row", ".hs-table", ".bf-notes"].map((part) =>
+                    root.querySelector(part).getBoundingClientRect());
+                  const width = (node) => {
+                    const range = document.createRange();
+                    range.selectNodeContents(node);
+                    return range.getBoundingClientRect();
+                  };
+                  const words = [...root.querySelectorAll(".hs-cell b, .hs-origin")];
+                  const cells = words.filter((node) => {
+                    const [text, cell] = [width(node), node.parentElement.getBoundingClientRect()];
+                    return text.width && (text.left < cell.left - 1 || text.right > cell.right + 1);
+                  });
+                  const outside = [...root.querySelectorAll("span, b, p, label")].filter((node) => {
+                    const box = node.getBoundingClientRect();
+                    return !node.closest(".bf-hidden") && box.width && box.right > frame.right;
+                  });
+                  return [JSON.stringify(boxes.map((box) => [box.y - frame.y, box.height])),
+                    outside.map((node) => node.textContent), cells.map((node) => node.textContent)];
+                }"""
+            )
+            assert (outside, overlaps) == ([], []), (size, step)
+            places.add(place)
+        assert len(places) == 1, size
