@@ -12,10 +12,11 @@ IN_VENV := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve serve-model test lab record bench book-environment full-environment
+.PHONY: help book pdf serve serve-model test lab record bench book-environment full-environment
 
 help:
 	@echo 'make book          build the website into _build/html              1 minute'
+	@echo 'make pdf           print it into _build/the-attention-book.pdf     2 minutes'
 	@echo 'make serve         build it and serve it (PORT=8000)               1 minute'
 	@echo 'make serve-model   answer completions with the small GPT (PORT=8000)'
 	@echo 'make test          run every test (WORKERS=2)                      20 minutes'
@@ -35,6 +36,9 @@ book-environment full-environment:
 
 book: book-environment
 	@$(IN_VENV) -m scripts.build_book
+
+pdf: book
+	@$(IN_VENV) -m scripts.build_pdf
 
 serve: book
 	@$(IN_VENV) -m scripts.serve $(PORT)

@@ -4,9 +4,9 @@ Formulas are set when the site is built, by the MathJax that npm brought: a page
 nothing moves when a formula is set, and formulas need no JavaScript. Where npm could not bring it, the
 reader's browser loads MathJax from its CDN.
 
-Of what the theme writes, three things are left out: a script that draws each icon a second time (the
-icons' font does so already), the parts of sphinx-design on pages that have none, and the marks around
-code that has no colour of its own.
+A page knows from its first line whether it is light or dark. Of what the theme writes, three things are
+left out: a script that draws each icon a second time (the icons' font does so already), the parts of
+sphinx-design on pages that have none, and the marks around code that has no colour of its own.
 """
 
 import json
@@ -37,6 +37,13 @@ MATHJAX_SCRIPTS = re.compile(
 )
 ICON_SCRIPT = re.compile(r'\s*<script src="[^"]*/scripts/fontawesome\.js[^"]*"></script>')
 DESIGN = re.compile(r"\s*<(?:link|script) [^>]*(?:sphinx-design|design-tabs)[^>]*>(?:</script>)?")
+STORED_THEME = 'document.documentElement.dataset.theme = localStorage.getItem("theme") || "auto";'
+# Before anything is drawn: the theme's own script comes later, and until then a page has no colours.
+RESOLVED_THEME = (
+    "const system = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';\n"
+    "    const { dataset } = document.documentElement;\n"
+    "    dataset.theme = dataset.mode === 'auto' ? system : dataset.mode;"
+)
 # The classes that Pygments gives to names, punctuation and spaces.
 UNCOLOURED = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
 
@@ -73,6 +80,7 @@ def typeset(formulas: list[tuple[str, bool]]) -> dict:
 
 
 def lighten(page: str) -> str:
+    page = page.replace(STORED_THEME, f"{{ {RESOLVED_THEME} }}")
     page = UNCOLOURED.sub(r"\1", ICON_SCRIPT.sub("", page))
     return page if 'class="sd-' in page else DESIGN.sub("", page)
 
