@@ -12,11 +12,13 @@ loads it once, as a script of its own, and each figure's script takes the shared
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import re
 from pathlib import Path
 
 import anywidget
+import traitlets
 from anywidget._util import in_colab
 
 HERE = Path(__file__).parent
@@ -54,7 +56,35 @@ def classic_script(name: str) -> str:
         raise ValueError(f"{name}.mjs must not import: the names of _shared.mjs are there already.")
     target = f"(globalThis.bookFigures ??= {{}})[{json.dumps(name)}] = "
     source = re.sub(r"^export default ", target, source, flags=re.M)
+    figure = figure_class(name)
+    link = {"name": figure.__name__, "traits": link_traits(figure)}
+    source += f"\nbookFigures[{json.dumps(name)}].link = {json.dumps(link)};"
     return as_function(f"const {{ {', '.join(shared_names())} }} = bookShared;\n{source}")
+
+
+def figure_class(name: str) -> type[Figure]:
+    """The class beside `NAME.mjs`."""
+    values = vars(importlib.import_module(f"figures.{name}")).values()
+    return next(v for v in values if isinstance(v, type) and vars(v).get("_module") == name)
+
+
+def link_traits(figure: type[Figure]) -> dict[str, dict]:
+    """What a link may say about each trait, as `mount.js` checks it. Other traits are not for links:
+    they hold what a figure shows, like recorded runs."""
+    found = {}
+    for name, trait in figure.class_traits(figure=True).items():
+        if "link" in trait.metadata:
+            found[name] = trait.metadata["link"]
+        elif isinstance(trait, traitlets.Enum):
+            found[name] = {"values": list(trait.values)}
+        elif isinstance(trait, traitlets.Bool):
+            found[name] = {"values": [False, True]}
+        elif isinstance(trait, traitlets.Int):
+            # The figure itself stops a step at its last one, which depends on the other traits.
+            found[name] = {"low": trait.min or 0, "high": trait.max}
+        elif isinstance(trait, traitlets.Unicode):
+            found[name] = {"namesOf": f"{name}s"}  # a gpu is one of the gpus, a run of the runs
+    return found
 
 
 def as_function(source: str) -> str:

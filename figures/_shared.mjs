@@ -43,6 +43,13 @@ export const SHARED_CSS = `
 .bf-title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 12px;
   padding: 10px 16px; background: var(--bf-wash); }
 .bf-title strong { font-size: 16px; }
+.bf-tools { display: flex; gap: 6px; margin-inline-start: auto; }
+.bf .bf-tool { min-width: 4.2rem; }
+.bf .bf-link { flex: 1 1 100%; min-width: 0; height: 32px; margin: 4px 0 0; padding: 0 8px;
+  font: inherit; color: var(--bf-ink); background: var(--bf-paper); border: 1px solid var(--bf-line);
+  border-radius: 6px; }
+.bf:focus { outline: 2px solid var(--bf-accent); outline-offset: 2px; }
+@media print { .bf .bf-tools, .bf .bf-link { display: none; } }
 .bf-controls { display: grid; gap: 12px 28px; padding: 2px 16px 14px; background: var(--bf-wash);
   border-bottom: 1px solid var(--bf-line); }
 @container (min-width: 560px) { .bf-controls { grid-template-columns: 1fr 1fr; } }
@@ -133,6 +140,13 @@ export function figureFrame(el, label, css) {
   });
   el.append(root);
   return root;
+}
+
+/** The row for small buttons beside the figure's title. */
+export function figureTools(root) {
+  const title = root.querySelector(".bf-title");
+  if (!title.querySelector(".bf-tools")) title.append(htmlNode("div", { class: "bf-tools" }));
+  return title.querySelector(".bf-tools");
 }
 
 /** Calls `draw(width)` now and whenever the element's width changes; returns how to stop. */

@@ -11,6 +11,7 @@ from figures._mount import STATE, Figure
 
 SHORTEST_ROW, LONGEST_ROW = 8, 16
 LARGEST_SCORE = 100
+LINKED_SCORES = {"shortest": SHORTEST_ROW, "longest": LONGEST_ROW, "largest": LARGEST_SCORE}
 
 # The maximum is set, raised, left alone and raised again as blocks of two are read.
 DEFAULT_SCORES = [1.2, 2.0, 3.1, 0.9, 2.3, 2.8, 1.7, 4.6]
@@ -44,7 +45,7 @@ class OnlineSoftmax(Figure):
         "and shows the running maximum, the rescaling of the terms summed so far, and their sum."
     )
 
-    scores = traitlets.List(DEFAULT_SCORES).tag(**STATE)
+    scores = traitlets.List(DEFAULT_SCORES).tag(**STATE, link=LINKED_SCORES)
     block = traitlets.Enum([1, 2, 4, 8], 2).tag(**STATE)
     step = traitlets.Int(0).tag(**STATE)
     split = traitlets.Bool(False).tag(**STATE)

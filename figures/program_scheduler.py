@@ -37,7 +37,7 @@ class ProgramScheduler(Figure):
 
     batch = traitlets.Enum(BATCHES, 1).tag(**STATE)
     heads = traitlets.Enum(HEADS, 16).tag(**STATE)
-    seq_query = traitlets.Int(8192).tag(**STATE)
+    seq_query = traitlets.Int(8192).tag(**STATE, link={"values": [1], "orThatOf": "seq_key"})
     seq_key = traitlets.Enum(LENGTHS, 8192).tag(**STATE)
     block_m = traitlets.Enum([64, 128, 256], 128).tag(**STATE)
     block_n = traitlets.Enum([32, 64, 128], 64).tag(**STATE)

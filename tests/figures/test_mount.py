@@ -7,9 +7,19 @@ import shutil
 import subprocess
 
 import pytest
+import traitlets
 
 from figures import _mount
-from figures._mount import HERE, classic_script, module_source, shared_script, static_html
+from figures._mount import (
+    HERE,
+    STATE,
+    Figure,
+    classic_script,
+    link_traits,
+    module_source,
+    shared_script,
+    static_html,
+)
 from figures.life_of_scores import LifeOfScores
 from figures.sphinx_extension import figure_classes
 
@@ -93,3 +103,26 @@ def test_a_module_that_cannot_be_mounted_is_refused(source, tmp_path, monkeypatc
     monkeypatch.setattr(_mount, "HERE", tmp_path)
     with pytest.raises(ValueError, match="broken.mjs must"):
         classic_script("broken")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_link_may_set_every_trait_but_what_the_figure_shows(name):
+    traits = set(CLASSES[name].class_trait_names(figure=True))
+    assert traits - set(link_traits(CLASSES[name])) <= {"gpus", "runs"}
+
+
+def test_a_link_may_say_what_the_traits_accept():
+    class Example(Figure):
+        size = traitlets.Enum(range(1, 4), 1).tag(**STATE)
+        causal = traitlets.Bool().tag(**STATE)
+        step = traitlets.Int(0, max=7).tag(**STATE)
+        run = traitlets.Unicode().tag(**STATE)
+        runs = traitlets.List().tag(**STATE)
+        private = traitlets.Int(0)
+
+    assert link_traits(Example) == {
+        "size": {"values": [1, 2, 3]},
+        "causal": {"values": [False, True]},
+        "step": {"low": 0, "high": 7},
+        "run": {"namesOf": "runs"},
+    }
