@@ -33,6 +33,7 @@
 
   const loading = {};
 
+  /** "_shared", a figure's name or "save_drawing": the script beside this one, once. */
   function load(name) {
     loading[name] ??= new Promise((resolve, reject) => {
       const script = document.createElement("script");
@@ -138,6 +139,20 @@
     figureTools(element.querySelector(".bf")).append(button, says);
   }
 
+  /** A button that saves what the figure shows as one SVG file. */
+  function addSaveButton(element) {
+    const { htmlNode, figureTools } = globalThis.bookShared;
+    const root = element.querySelector(".bf");
+    const button = htmlNode("button", {
+      type: "button", class: "bf-tool", "data-tool": "svg", "aria-label": "SVG file of this state: save", text: "SVG",
+    });
+    button.addEventListener("click", async () => {
+      await load("save_drawing");
+      globalThis.bookDrawing.save(root, linkName(element));
+    });
+    figureTools(root).append(button);
+  }
+
   const models = new Map();
 
   async function mount(element) {
@@ -152,6 +167,7 @@
     figure.render({ model, el: element });
     alternative.remove();
     addLinkButton(element, model);
+    addSaveButton(element);
     element.dataset.mounted = "yes";
   }
 

@@ -50,7 +50,8 @@ def write_assets(app: Sphinx, exception: Exception | None) -> None:
     static = Path(app.outdir) / "_static"
     target = static / "figures"
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(HERE / "mount.js", target / "mount.js")
+    for script in ("mount.js", "save_drawing.js"):
+        shutil.copyfile(HERE / script, target / script)
     (target / "_shared.js").write_text(shared_script(), "utf-8")
     for module in HERE.glob("[!_]*.mjs"):
         (target / f"{module.stem}.js").write_text(classic_script(module.stem), "utf-8")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import traitlets
@@ -21,7 +22,7 @@ from figures._mount import (
     static_html,
 )
 from figures.life_of_scores import LifeOfScores
-from figures.sphinx_extension import figure_classes
+from figures.sphinx_extension import figure_classes, write_assets
 
 CLASSES = figure_classes()
 MODULES = sorted(path.stem for path in HERE.glob("[!_]*.mjs"))
@@ -126,3 +127,10 @@ def test_a_link_may_say_what_the_traits_accept():
         "step": {"low": 0, "high": 7},
         "run": {"namesOf": "runs"},
     }
+
+
+def test_the_site_gets_every_script_that_its_figures_load(tmp_path):
+    site = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path)
+    write_assets(site, None)
+    found = {path.stem for path in (tmp_path / "_static" / "figures").glob("*.js")}
+    assert found == {"mount", "save_drawing", "_shared", *MODULES}

@@ -2,8 +2,10 @@
 
 import html
 import json
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,6 +14,7 @@ from figures.sphinx_extension import figure_classes
 
 CLASSES = figure_classes()
 SITE = "http://127.0.0.1:1/"  # answered by the test itself: no built site is needed
+SVG = "{http://www.w3.org/2000/svg}"
 SPECIMEN = Path(__file__).parent / "specimen" / "book" / "kernel_trace.md"
 
 # They also compare with the setting before, in words and in how far the time axis goes. A link says
@@ -28,6 +31,17 @@ CHANGE_EVERYTHING = """(figure) => {
     for (const name of ["input", "change"]) input.dispatchEvent(new Event(name, { bubbles: true }));
   }
   figure.querySelector("[data-go=forward]")?.click();
+}"""
+
+COLOURS_SEEN = """async (text) => {
+  const image = new Image();
+  image.src = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  return new Set(new Uint32Array(context.getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size;
 }"""
 
 
@@ -55,6 +69,7 @@ def open_figure(new_page):
         answers = {
             "page.html": ("text/html", head + body + "<p style='height: 900px'>Text.</p>" + body),
             "mount.js": ("text/javascript", (HERE / "mount.js").read_text("utf-8")),
+            "save_drawing.js": ("text/javascript", (HERE / "save_drawing.js").read_text("utf-8")),
             "_shared.js": ("text/javascript", shared_script()),
             f"{module}.js": ("text/javascript", classic_script(module)),
         }
@@ -116,6 +131,8 @@ def test_a_copied_link_opens_the_same_state(open_figure, name):
     page.locator(".bf").nth(1).evaluate(CHANGE_EVERYTHING)
     changed = shown(page, 1)
     assert changed != as_built
+    check_drawing(page, name, 1)
+    assert shown(page, 1) == changed
     link = copied_link(page, 1)
     asked = parse_qs(urlsplit(link).fragment)
     assert asked["figure"] == [f"{name}.2"]
@@ -131,6 +148,35 @@ def test_a_copied_link_opens_the_same_state(open_figure, name):
     page.wait_for_function("() => document.activeElement.matches('.bf')")
     assert shown(page, 1) == changed
     assert shown(page, 0) == as_built
+
+
+def check_drawing(page, name, place):
+    """The saved file is an SVG by itself, with the figure's words, and something is to be seen."""
+    figure = page.locator(".bf").nth(place)
+    with page.expect_download() as download:
+        figure.locator("[data-tool=svg]").click()
+    assert download.value.suggested_filename == f"{name}.{place + 1}.svg"
+    text = Path(download.value.path()).read_text("utf-8")
+    drawing = ElementTree.fromstring(text)
+    assert drawing.tag == f"{SVG}svg"
+    title, description = drawing.find(f"{SVG}title"), drawing.find(f"{SVG}desc")
+    assert title.text == figure.get_attribute("aria-label")
+    assert description.text == figure.get_by_role("status").text_content()
+    _, _, width, height = map(float, drawing.get("viewBox").split())
+    assert width > 0 and height > 0
+    for part in drawing.iter():
+        assert part.tag.removeprefix(SVG) not in {"script", "image", "foreignObject", "style", "a"}
+        for key, value in part.attrib.items():
+            assert not key.endswith("href") and "var(" not in value and "color-mix" not in value
+            used = re.findall(r"url\(([^)]*)\)", value)
+            assert all(one.strip("\"'").startswith("#") for one in used)
+    ids = {part.get("id") for part in drawing.iter()}
+    assert set(re.findall(r"url\(&quot;#([^&]*)&quot;\)", text)) <= ids
+    families = {part.get("font-family") for part in drawing.iter(f"{SVG}text")}
+    assert families and all(family.endswith(("serif", "monospace")) for family in families)
+    words = " ".join("".join(part.itertext()) for part in drawing.iter(f"{SVG}text"))
+    assert figure.locator(".bf-title strong").inner_text() in words
+    assert page.evaluate(COLOURS_SEEN, text) > 3
 
 
 def copied_fallback(page, place):
