@@ -17,6 +17,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ from grading import (
 )
 from grading.assignment import AssignmentError
 from grading.box import OFFICIAL, TIERS, BoxError, best_tier
-from grading.grade import grade, regrade, settings
+from grading.grade import grade, out_of_date, regrade, settings
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -47,9 +48,10 @@ def check(arguments: argparse.Namespace) -> int:
     tier = arguments.tier or best_tier()
     if tier not in OFFICIAL:
         print("Practice mode: this machine has no box, so your code runs with your own rights.")
-    made = judge.judge(
-        found, arguments.file.resolve(), seed=course.fresh_seed(), tier=tier, hidden=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "solution.py")
+        file.write_text(submissions.read_one(found, arguments.file.resolve()), "utf-8")
+        made = judge.judge(found, file, seed=course.fresh_seed(), tier=tier, hidden=False)
     data = made.data()
     if arguments.junit:
         gradebook.write_junit(arguments.junit, {arguments.file.stem: data})
@@ -92,6 +94,7 @@ def release_(arguments: argparse.Namespace) -> int:
         late_per_day=arguments.late_per_day,
         late_days=arguments.late_days,
     )
+    print((made.folder / "assignment.toml").read_text("utf-8").split("\n")[0].removeprefix("# "))
     print(f"Give students {made.folder / 'handout'}; keep the rest.")
     return 0
 
@@ -100,7 +103,9 @@ def collect(arguments: argparse.Namespace) -> int:
     made = course.open_course(arguments.folder)
     roster = arguments.roster.read_text("utf-8").split("\n") if arguments.roster else []
     names = [name.strip() for name in roster if name.strip()]
-    found = submissions.collect(made.assignment, arguments.source, made.submissions, names)
+    found = submissions.collect(
+        made.assignment, arguments.source, made.submissions, names, afresh=arguments.afresh
+    )
     for submission in found:
         for note in [submission.problem, *submission.notes]:
             if note:
@@ -175,6 +180,11 @@ def export(arguments: argparse.Namespace) -> int:
     made = course.open_course(arguments.folder)
     for file in [*gradebook.export(made), report.write(made)]:
         print(file)
+    if old := out_of_date(made):
+        print(
+            f"Results are missing, or older than the submission or the tests: {', '.join(old)}. "
+            "Run grade, then export again."
+        )
     return 0
 
 
@@ -230,6 +240,14 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def due_date(text: str) -> datetime:
+    """A point in time; of a day alone its last second."""
+    moment = datetime.fromisoformat(text)
+    return (
+        moment if len(text) > len("2027-01-31") else moment.replace(hour=23, minute=59, second=59)
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m grading",
@@ -253,13 +271,16 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--summary", type=Path, metavar="FILE", help="append a table in Markdown")
     one = command("release", release_, exercise, folder)
     one.add_argument("--class-seed", type=int, help="chooses the variant; drawn if not given")
-    one.add_argument("--due", type=datetime.fromisoformat, help="such as 2027-01-31T23:59 (UTC)")
+    one.add_argument("--due", type=due_date, help="such as 2027-01-31T23:59 (UTC)")
     one.add_argument(
         "--late-per-day", type=float, default=0.0, help="share of the points a day costs"
     )
     one.add_argument("--late-days", type=int, default=0, help="after so many days nothing counts")
     one = command("collect", collect, folder, ("source", {"type": Path, "metavar": "SUBMISSIONS"}))
     one.add_argument("--roster", type=Path, help="a file with one student a line")
+    one.add_argument(
+        "--afresh", action="store_true", help="forget what was collected before (else it stays)"
+    )
     one = command("grade", grade_, folder)
     one.add_argument(
         "-j", "--jobs", type=count, help="submissions at a time: 1, or 100 on a cluster"

@@ -83,6 +83,18 @@ def grade(
     return results(course)
 
 
+def out_of_date(course: Course) -> list[str]:
+    """The students whose result is missing, or older than their submission or the tests."""
+    file = course.folder / "run.json"
+    run = json.loads(file.read_text("utf-8")) if file.exists() else {"seed": None, "tier": None}
+    digest = course.assignment.digest()
+    return [
+        submission.student
+        for submission in read(course.submissions)
+        if not _is_done(course, submission, run, digest)
+    ]
+
+
 def longest(assignment: Assignment) -> float:
     """Seconds after which a submission that is not judged yet never will be."""
     return assignment.limits.total + 300

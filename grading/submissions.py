@@ -14,6 +14,7 @@ import shutil
 import stat
 import tokenize
 import unicodedata
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,7 @@ _IGNORED = {"__MACOSX", "__pycache__", ".ipynb_checkpoints", ".DS_Store", "Thumb
 # Of a repository: what is in these is not the student's work (grading/github.py makes the last).
 _IGNORED |= {".git", ".venv", ".grader"}
 _NOT_SOLUTIONS = re.compile(r"(test_.*|.*_test|conftest|setup|sitecustomize|usercustomize)\.py")
+_LIST = "submissions.json"
 _KINDS = (".py", ".ipynb", ".zip")
 # Marks that change the direction of writing, so that code reads otherwise than it runs.
 _BIDIRECTIONAL = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -62,22 +64,34 @@ class Submission:
 
 @dataclass
 class _Entry:
-    """One file that was handed in: its path, when it was changed, and how to read it."""
+    """One file that was handed in: its path, when it was changed, and how to read it.
+
+    ``submitted`` is when it was handed in: of what is in a student's own zip, the zip's time.
+    """
 
     path: PurePosixPath
     size: int
     changed: float
     read: object
     problem: str = ""
+    submitted: float = field(kw_only=True)
 
 
 def collect(
-    assignment: Assignment, source: Path, target: Path, roster: list[str] = ()
+    assignment: Assignment,
+    source: Path,
+    target: Path,
+    roster: list[str] = (),
+    *,
+    afresh: bool = False,
 ) -> list[Submission]:
     """Put every student's file into ``target/<student>/solution.py``, and a list into ``target``.
 
+    What was collected before stays, unless the same student handed in something usable now.
+
     Args:
         roster: the names of all students, if known; who handed in nothing is listed, too.
+        afresh: forget what was collected before.
 
     Raises:
         AssignmentError: ``source`` is neither a folder nor a zip.
@@ -92,9 +106,11 @@ def collect(
             raise AssignmentError(f"{source}: {error}") from error
     else:
         raise AssignmentError(f"{source} is neither a folder nor a zip file with submissions.")
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    if afresh:
+        shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True, exist_ok=True)
+    known = (target / _LIST).is_file()
+    earlier = {one.student: one for one in read(target)} if known else {}
     found: dict[str, list[_Entry]] = {}
     names: dict[str, str] = {}
     for entry in entries:
@@ -103,29 +119,59 @@ def collect(
             names[name] = _unlike(_clean_name(name), names.values())
         found.setdefault(names[name], []).append(entry)
     submissions = []
-    for student in sorted({*found, *map(_clean_name, roster)}):
+    for student in sorted({*found, *earlier, *map(_clean_name, roster)}):
+        if student in earlier and student not in found:
+            submissions.append(earlier[student])
+            continue
         made = Submission(student)
-        submissions.append(made)
         try:
             entry, text = _choose(assignment, found.get(student, []), made.notes)
             made.source = str(entry.path)
-            made.submitted = datetime.fromtimestamp(entry.changed, UTC).isoformat(
+            made.submitted = datetime.fromtimestamp(entry.submitted, UTC).isoformat(
                 timespec="seconds"
             )
-            (target / student).mkdir()
-            (target / student / "solution.py").write_text(text, "utf-8", newline="\n")
+            _write(target / student / "solution.py", text)
         except Unusable as error:
-            made.problem = str(error)
+            if student in earlier and not earlier[student].problem:
+                made = earlier[student]
+                made.notes.append(f"What was handed in after this cannot be used: {error}")
+            else:
+                made.problem = str(error)
+        submissions.append(made)
     data = [asdict(submission) for submission in submissions]
-    (target / "submissions.json").write_text(
-        json.dumps(data, indent=1, ensure_ascii=False), "utf-8"
-    )
+    _write(target / _LIST, json.dumps(data, indent=1, ensure_ascii=False))
     return submissions
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(text, "utf-8", newline="\n")
+    unfinished.replace(file)
+
+
+def read_one(assignment: Assignment, file: Path) -> str:
+    """The Python text of one file, ``.py`` or ``.ipynb``.
+
+    Raises:
+        AssignmentError: it is neither, or cannot be read.
+    """
+    if file.suffix.lower() not in (".py", ".ipynb"):
+        raise AssignmentError(f"{file} is neither a .py nor an .ipynb file.")
+    information = file.stat()
+    changed = information.st_mtime
+    path = PurePosixPath(file.name)
+    entry = _Entry(path, information.st_size, changed, _reader(file), submitted=changed)
+    try:
+        return _text(assignment, entry, [])
+    except Unusable as error:
+        raise AssignmentError(str(error)) from error
 
 
 def read(target: Path) -> list[Submission]:
     """The list that :func:`collect` wrote."""
-    file = target / "submissions.json"
+    file = target / _LIST
     if not file.is_file():
         raise AssignmentError(
             f"Nothing is collected in {target.parent}: run grading collect first."
@@ -186,7 +232,8 @@ def _files_below(folder: Path) -> Iterator[_Entry]:
             elif not stat.S_ISREG(information.st_mode):
                 problem = "is not a plain file"
             read = _reader(file)
-            yield _Entry(path, information.st_size, information.st_mtime, read, problem)
+            changed = information.st_mtime
+            yield _Entry(path, information.st_size, changed, read, problem, submitted=changed)
 
 
 def _reader(file: Path):
@@ -221,12 +268,14 @@ def _members(data: bytes, changed: float) -> Iterator[_Entry]:
             problem = "is a link, which is not followed"
         elif member.flag_bits & 1:
             problem = "is encrypted"
+        time = _zip_time(member, changed)
         yield _Entry(
             PurePosixPath(*parts),
             member.file_size,
-            _zip_time(member, changed),
+            time,
             _member_reader(archive, member),
             problem,
+            submitted=time,
         )
 
 
@@ -258,7 +307,8 @@ def _choose(assignment: Assignment, entries: list[_Entry], notes: list[str]) -> 
                 members = list(_members(_limited(entry, ARCHIVE_LIMIT), entry.changed))
                 if len(members) > ENTRIES_LIMIT:
                     raise Unusable(f"The zip has {len(members)} files.")
-                opened += members
+                # What a student's zip says of its own files decides nothing about being late.
+                opened += [replace(member, submitted=entry.submitted) for member in members]
             except Unusable as error:
                 reasons.append(str(error))
         else:
@@ -279,18 +329,15 @@ def _choose(assignment: Assignment, entries: list[_Entry], notes: list[str]) -> 
         raise Unusable(reasons[0] if reasons else f"There is no .py or .ipynb file, but {others}.")
     defining = [pair for pair in texts if _defines(pair[1], assignment.function)]
     candidates = defining or texts
-    # The newest; of those equally new the one whose name says most.
-    names = [f"{assignment.name}.py", "solution.py", "stub.py"]
+    # One with the name that the exercise asks for; of several, or of none, the newest.
+    names = [f"{assignment.name}.py", "solution.py"]
     best = max(
         candidates,
-        key=lambda pair: (
-            pair[0].changed,
-            -names.index(pair[0].path.name) if pair[0].path.name in names else -len(names),
-            str(pair[0].path),
-        ),
+        key=lambda pair: (pair[0].path.name in names, pair[0].changed, str(pair[0].path)),
     )
     if len(candidates) > 1:
-        notes.append(f"Of {len(candidates)} files the newest is graded, {best[0].path}.")
+        why = "for its name" if best[0].path.name in names else "as the newest"
+        notes.append(f"Of {len(candidates)} files {best[0].path} is graded, {why}.")
     if reasons:
         notes += reasons
     return best
@@ -353,7 +400,8 @@ def from_notebook(assignment: Assignment, data: bytes, name: str) -> str:
     these use.
     """
     try:
-        notebook = nbformat.reads(data.decode("utf-8-sig"), as_version=4)
+        with warnings.catch_warnings(action="ignore"):  # about what no student knows of
+            notebook = nbformat.reads(data.decode("utf-8-sig"), as_version=4)
         cells = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     except RecursionError as error:
         raise Unusable(f"{name} is nested too deeply for a notebook.") from error

@@ -286,6 +286,17 @@ def test_the_commands(tmp_path, run):
     assert run("regrade", course)[1] == ["0 changed."]
     names = ["gradebook.csv", "gradebook.json", "junit.xml", "feedback", "report.html"]
     assert [line.split("/")[-1] for line in run("export", course)[1]] == names
+    (source / "ada.py").write_text((DOUBLE.folder / "solution.py").read_text("utf-8"))
+    run("collect", course, source)
+    assert run("export", course)[1][-1] == (
+        "Results are missing, or older than the submission or the tests: ada. "
+        "Run grade, then export again."
+    )
+
+
+def test_a_day_alone_ends_at_its_end():
+    assert __main__.due_date("2027-01-31") == datetime(2027, 1, 31, 23, 59, 59)
+    assert __main__.due_date("2027-01-31T12:00") == datetime(2027, 1, 31, 12)
 
 
 @needs_box

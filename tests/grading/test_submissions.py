@@ -115,7 +115,58 @@ def test_the_newest_of_several_files_is_graded(collect):
     os.utime(collect.source / "ada/first.py", (1e9, 1e9))
     found = collect()
     assert "# newer" in text_of(collect, "ada")
-    assert found["ada"].notes == ["Of 2 files the newest is graded, ada/second.py."]
+    assert found["ada"].notes == ["Of 2 files ada/second.py is graded, as the newest."]
+
+
+def test_a_file_with_the_name_asked_for_comes_before_a_newer_one(collect):
+    collect(**{"ada/solution.py": RIGHT, "ada/notes.py": RIGHT + "# notes\n"})
+    os.utime(collect.source / "ada/solution.py", (1e9, 1e9))
+    found = collect()
+    assert text_of(collect, "ada") == RIGHT
+    assert found["ada"].notes == ["Of 2 files ada/solution.py is graded, for its name."]
+
+
+def test_a_students_zip_does_not_say_when_it_was_handed_in(collect):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("solution.py", (2020, 1, 1, 0, 0, 0)), RIGHT)
+    inner = data.getvalue()
+    collect(**{"eve.zip": inner})
+    os.utime(collect.source / "eve.zip", (1.8e9, 1.8e9))
+    handed_in = datetime.fromtimestamp(1.8e9, UTC).isoformat()
+    assert collect()["eve"].submitted == handed_in
+    # In the zip of a whole class its own entry counts.
+    whole = collect.source.parent / "class.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("eve.zip", (2026, 12, 20, 10, 0, 0)), inner)
+        archive.writestr(zipfile.ZipInfo("ada.py", (2026, 12, 1, 10, 0, 0)), RIGHT)
+    made = submissions.collect(DOUBLE, whole, collect.target, afresh=True)
+    assert [one.submitted[:10] for one in made] == ["2026-12-01", "2026-12-20"]
+
+
+def test_what_was_collected_before_stays(collect):
+    collect(["ada", "bob", "eve"], **{"ada.py": RIGHT, "eve.py": RIGHT})
+    for file in collect.source.iterdir():
+        file.unlink()
+    found = collect(**{"bob.py": RIGHT + "# late\n", "eve.py": b"\0"})
+    assert text_of(collect, "ada") == text_of(collect, "eve") == RIGHT
+    assert "# late" in text_of(collect, "bob")
+    assert [one.problem for one in found.values()] == ["", "", ""]
+    assert found["eve"].notes == [
+        "What was handed in after this cannot be used: eve.py is not text: it has NUL bytes."
+    ]
+    submissions.collect(DOUBLE, collect.source, collect.target, afresh=True)
+    assert not (collect.target / "ada").exists()
+    assert "NUL" in submissions.read(collect.target)[1].problem
+
+
+def test_one_file_is_read_as_it_would_be_collected(tmp_path):
+    (tmp_path / "mine.ipynb").write_text(notebook(RIGHT, "double(torch.ones(3))"))
+    text = submissions.read_one(DOUBLE, tmp_path / "mine.ipynb")
+    assert "def double" in text and "ones" not in text
+    (tmp_path / "mine.zip").write_bytes(b"PK")
+    with pytest.raises(AssignmentError, match=r"mine\.zip is neither a \.py nor an \.ipynb file"):
+        submissions.read_one(DOUBLE, tmp_path / "mine.zip")
 
 
 # Links, devices, names.
