@@ -38,7 +38,7 @@ from grading import (
 )
 from grading.assignment import AssignmentError
 from grading.box import OFFICIAL, TIERS, BoxError, best_tier
-from grading.grade import grade, out_of_date, regrade, settings
+from grading.grade import grade, out_of_date, regrade, results, settings
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -123,6 +123,7 @@ def grade_(arguments: argparse.Namespace) -> int:
     run = settings(made, tier=tier, seed=arguments.seed)
     if not run["official"]:
         print("Practice mode: this machine has no box. These results are not official.")
+    before, waiting = results(made), len(out_of_date(made))
     total = len(submissions.read(made.submissions))
     with tqdm.tqdm(total=total, unit="submission", disable=None) as bar:
         done = grade(
@@ -132,14 +133,18 @@ def grade_(arguments: argparse.Namespace) -> int:
             progress=lambda student: bar.update(),
             run_all=run_all,
         )
+    for student, one in done.items():
+        old = before.get(student, one)["score"]
+        if old != one["score"]:
+            print(f"{student}: {old} before, {one['score']} now")
     weaker = [student for student, report in done.items() if report["tier"] != tier]
     if weaker:
         print(f"Judged in a weaker tier, which is all that the node has: {', '.join(weaker)}.")
     faults = sum(report["score"] is None for report in done.values())
     flagged = sum(bool(report["flags"]) for report in done.values())
     print(
-        f"{len(done)} graded in the tier {tier}, seed {run['seed']}; {faults} not settled, {flagged} to be "
-        "looked at."
+        f"{len(done)} graded, {waiting} of them now, in the tier {tier}, seed {run['seed']}; "
+        f"{faults} not settled, {flagged} to be looked at."
     )
     return 0
 

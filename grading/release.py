@@ -14,6 +14,19 @@ _NOT_FOR_COURSES = ("right", "wrong", "__pycache__", "variants.toml")
 # With the settings that `check` needs, so that students try their file on their own variant.
 _FOR_STUDENTS = ("statement.md", "stub.py", "test_public.py", "exercise.toml", "grading.toml")
 
+_README = """\
+# {title}
+
+[statement.md](statement.md) says what to write; [stub.py](stub.py) is where to begin. To run the public
+tests on your file, clone the book's repository (its setup page says how), and type there
+
+```console
+.venv/bin/python -m grading check path/to/this/folder path/to/your_file.py
+```
+
+A line for each test says what is wrong and most likely why. Hidden tests come on top when it is graded.
+"""
+
 
 def release(
     assignment: Assignment,
@@ -52,6 +65,7 @@ def release(
     for name in _FOR_STUDENTS:
         if (exercise / name).exists():
             shutil.copyfile(exercise / name, handout / name)
+    (handout / "README.md").write_text(_README.format(title=assignment.title), "utf-8")
     lines = [
         f"# {assignment.title}{f': {described}' if described else ''}",
         f"seed = {seed}",

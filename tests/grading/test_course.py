@@ -60,7 +60,7 @@ def test_a_release_gives_students_no_solution_and_no_hidden_test(tmp_path):
     course = release(DOUBLE, tmp_path / "course", seed=3)
     handout = sorted(path.name for path in (tmp_path / "course/handout").iterdir())
     settings = ["exercise.toml", "grading.toml"]
-    assert handout == [*settings, "statement.md", "stub.py", "test_public.py"]
+    assert handout == ["README.md", *settings, "statement.md", "stub.py", "test_public.py"]
     assert (tmp_path / "course").stat().st_mode & 0o077 == 0
     assert course.seed == 3 and course.assignment.points == DOUBLE.points
     with pytest.raises(AssignmentError, match="is not empty"):
@@ -281,7 +281,8 @@ def test_the_commands(tmp_path, run):
         "eve: There is no .py or .ipynb file, but .txt.",
         "2 students, 1 with a file to grade.",
     ]
-    expected = f"2 graded in the tier {TIER}, seed 9; 0 not settled, 0 to be looked at."
+    settings = f"in the tier {TIER}, seed 9; 0 not settled, 0 to be looked at."
+    expected = f"2 graded, 2 of them now, {settings}"
     assert run("grade", course, "-j", 2, "--seed", 9)[1] == [expected]
     assert run("regrade", course)[1] == ["0 changed."]
     names = ["gradebook.csv", "gradebook.json", "junit.xml", "feedback", "report.html"]
@@ -291,6 +292,10 @@ def test_the_commands(tmp_path, run):
     assert run("export", course)[1][-1] == (
         "Results are missing, or older than the submission or the tests: ada. "
         "Run grade, then export again."
+    )
+    changed, told = run("grade", course)[1]
+    assert (
+        changed.startswith("ada: 0.0 before, ") and told == f"2 graded, 1 of them now, {settings}"
     )
 
 

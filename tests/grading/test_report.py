@@ -6,67 +6,22 @@ import socket
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
 
-from grading import __main__, gradebook, judge, report, serve_report
+from grading import __main__, report, serve_report
 from grading.assignment import AssignmentError
-from grading.course import write_json
 from grading.release import release
 from scripts.environment import ROOT
 from tests.grading.conftest import DOUBLE
-from tests.site.conftest import browser, new_page  # noqa: F401 - fixtures
-
-HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=1 <!-- & {{ 7 * 7 }}'
-LONG = "x" * 80
-# For each student: what came of the three tests, and flags.
-CLASS = {
-    "ada": (["passed", "passed", "passed"], []),
-    "bob": (["not attempted"] * 3, []),
-    "cy": (["passed", "wrong", "passed"], []),
-    "eve": (["crashed", "crashed", "passed"], [f"it imports {HOSTILE}"]),
-    HOSTILE: (["passed", "wrong", "wrong"], []),
-    LONG: (["passed", "passed", "grader fault"], []),
-}
-POINTS = {"test_values": 2, "test_any_numbers": 3, "test_inputs_unchanged": 1}
-
-
-def write_results(course, students: dict) -> None:
-    """The reports of a class that was never judged."""
-    course.results.mkdir()
-    for student, (states, flags) in students.items():
-        results = [
-            judge.Result(
-                name,
-                name.replace("_", " "),
-                "hidden" if points == 3 else "public",
-                points,
-                state,
-                "" if state == "passed" else f"{state}: {HOSTILE} {LONG}",
-                [f"line 3: {HOSTILE}"] if state == "crashed" else [],
-                f"{HOSTILE}\n{LONG * 3}" if state == "wrong" else "",
-            )
-            for (name, points), state in zip(POINTS.items(), states, strict=True)
-        ]
-        made = judge.Report(
-            "double", "0123456789abcdef", "", 7, "bubblewrap", judge.versions(), results, flags, 1.0
-        )
-        submitted = "2026-11-21T10:00:00+00:00" if student in ("cy", "eve") else ""
-        data = made.data() | {"student": student, "submitted": submitted}
-        write_json(course.results / f"{student}.json", data)
+from tests.grading.made_up_class import CLASS, HOSTILE, LONG, write_page, write_results
 
 
 @pytest.fixture(scope="module")
 def class_page(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("class") / "course"
-    due = datetime(2026, 11, 20, 23, 59, tzinfo=UTC)
-    course = release(DOUBLE, folder, seed=5, due=due, late_per_day=0.5, late_days=2)
-    write_results(course, CLASS)
-    gradebook.export(course)
-    return report.write(course)
+    return write_page(tmp_path_factory.mktemp("class") / "course")
 
 
 @pytest.fixture(scope="module")
@@ -138,58 +93,6 @@ def test_each_student_has_results_and_flags(soup):
     assert [text_of(item.a) for item in looked_at] == ["eve", LONG]
     assert "it imports" in text_of(looked_at[0])
     assert "1 test could not be judged" in text_of(looked_at[1])
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_opens_offline_on_every_screen(new_page, class_page, width, scheme):  # noqa: F811
-    page = new_page(width, color_scheme=scheme)
-    page.goto(class_page.as_uri())
-    title = page.title()
-    page.get_by_role("link", name="eve", exact=True).click()
-    opened = page.locator("details[open]")
-    assert opened.count() == 1 and "eve" in opened.inner_text()
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.title() == title == "Twice the number: results"
-    assert page.evaluate(CONTRAST) == []
-
-
-# Texts whose colour is too near to that of what lies below them (WCAG's 4.5 to 1).
-CONTRAST = r"""() => {
-  const numbers = colour => colour.match(/[\d.]+/g).map(Number);
-  const light = colour => {
-    const [r, g, b] = numbers(colour).slice(0, 3).map(v => v / 255)
-      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const below = one => {
-    for (; one; one = one.parentElement) {
-      const colour = getComputedStyle(one).backgroundColor;
-      if (numbers(colour)[3] !== 0) return colour;
-    }
-  };
-  const found = [];
-  for (const one of document.body.querySelectorAll("*")) {
-    const said = [...one.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!said) continue;
-    const pair = [light(getComputedStyle(one).color), light(below(one))].sort((a, b) => b - a);
-    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
-    if (ratio < 4.5) found.push(`${one.className} ${one.textContent.slice(0, 20)} ${ratio}`);
-  }
-  return found;
-}"""
-
-
-def test_what_is_folded_is_whole_on_paper(new_page, class_page):  # noqa: F811
-    page = new_page(794, color_scheme="dark")
-    page.goto(class_page.as_uri())
-    results = page.locator(".results")
-    assert not any(results.nth(i).is_visible() for i in range(results.count()))
-    page.emulate_media(media="print")
-    assert all(results.nth(i).is_visible() for i in range(results.count()))
-    background = "getComputedStyle(document.body).backgroundColor"
-    assert page.evaluate(background) == "rgb(255, 255, 255)"
 
 
 def test_a_class_without_a_settled_score_has_a_page(tmp_path):

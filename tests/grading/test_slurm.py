@@ -195,7 +195,7 @@ class TestOnACluster:
             __main__.main()
         assert ended.value.code == 0
         assert capsys.readouterr().out == (
-            "1 graded in the tier bubblewrap, seed 9; 0 not settled, 0 to be looked at.\n"
+            "1 graded, 1 of them now, in the tier bubblewrap, seed 9; 0 not settled, 0 to be looked at.\n"
         )
         monkeypatch.setattr(sys, "argv", [*sys.argv, "--partition", "gold", "--seed", "8"])
         with pytest.raises(SystemExit) as ended:

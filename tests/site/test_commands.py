@@ -70,7 +70,7 @@ def small_book(root, page):
         ("# Page\n\n[nowhere](missing.md)\n", "missing.md"),
         (
             "# Page\n\n```{book-figure} Life\n```\n",
-            "no figure 'Life'; there are BlockTableWalk, IOExplorer",
+            "no figure 'Life'; there are BlockTableWalk, HadamardSteps, IOExplorer",
         ),
         ('# Page\n\n```{book-figure} LifeOfScores\n{"head_dim": 80}\n```\n', "head_dim"),
         ("# Page\n\n```{book-figure} LifeOfScores\n{\n```\n", "LifeOfScores: Expecting"),
