@@ -152,6 +152,7 @@ def test_what_was_collected_before_stays(collect):
     assert text_of(collect, "ada") == text_of(collect, "eve") == RIGHT
     assert "# late" in text_of(collect, "bob")
     assert [one.problem for one in found.values()] == ["", "", ""]
+    assert found["ada"].notes == found["bob"].notes == []
     assert found["eve"].notes == [
         "What was handed in after this cannot be used: eve.py is not text: it has NUL bytes."
     ]
