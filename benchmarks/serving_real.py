@@ -5,17 +5,20 @@
 Trace, scheduler and memory are the simulation's, but every step is carried out on one GPU: the model of
 OPT-13B's shape, with random weights, computes the plan's tokens, and the clock goes on by the seconds that
 took, the host's included. Only waiting is left out: where no request is there, the clock jumps to the next
-arrival. Contiguous memory is read through the same kernels, as blocks that lie side by side; and because
+arrival, and a step with new prompts is carried out twice, of which the second counts, because the first may
+compile kernels, which is nobody's latency. Contiguous memory is read through the same kernels, as blocks that lie side by side; and because
 they read blocks of 16 slots, requests that would get less are left out, for all systems.
 
 One row for each workload, system and rate: ``workload, system, rate``, which is ``part`` of what the system
-serves when all requests wait from the start; ``requests``; ``steps``; ``latency``, the mean over the
-requests of the seconds from arrival to end over the tokens generated; and ``simulated``, the same by the
-step times of a record.
+serves, by the step times of a record, when many requests wait from the start; ``requests``; ``steps``;
+``latency``, the mean over the requests of the seconds from arrival to end over the tokens generated, and
+``simulated_latency``, the same by the record; ``decode_ms``, the mean of a step without new prompts, and
+``simulated_decode_ms``, what the record says of the same steps.
 """
 
 import argparse
 import itertools
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,12 +43,13 @@ class Plan:
 
     config: Config
     slots: int
-    requests: dict[str, int]  # of each workload
+    requests: dict[str, int]  # of each workload, served for real
+    waiting: int  # times as many wait where the capacity is found
     parts: tuple[float, ...]
     recorded: int  # the most sequences in a step that is replayed as a CUDA graph
 
 
-FULL = Plan(OPT_13B.config, SLOTS, {"sharegpt": 40, "alpaca": 200}, (0.5, 0.9), 64)
+FULL = Plan(OPT_13B.config, SLOTS, {"sharegpt": 40, "alpaca": 200}, 8, (0.5, 0.9), 64)
 
 
 def main() -> None:
@@ -76,15 +80,15 @@ def serve_all(plan: Plan, simulated: Cost) -> Iterator[dict]:
         max_sequences=plan.recorded,
     )
     for workload, system in itertools.product(plan.requests, FEWER_SYSTEMS):
-        carried_out = Execution(runner, contiguous=system != "paged")
         count = plan.requests[workload]
-        waiting = make_trace(workload, count, float("inf"))
-        capacity = serve(plan, waiting, system, simulated).throughput
-        # Compiles kernels, which is nobody's latency.
-        serve(plan, waiting[: max(1, count // 10)], system, carried_out)
+        many = make_trace(workload, plan.waiting * count, float("inf"))
+        capacity = serve(plan, many, system, simulated).throughput
         for part in plan.parts:
             trace = make_trace(workload, count, part * capacity)
+            carried_out = Execution(runner, simulated, contiguous=system != "paged")
             real = serve(plan, trace, system, carried_out)
+            expected = serve(plan, trace, system, simulated)
+            decode, simulated_decode = carried_out.mean_decode()
             yield {
                 "workload": workload,
                 "system": system,
@@ -93,7 +97,9 @@ def serve_all(plan: Plan, simulated: Cost) -> Iterator[dict]:
                 "requests": len(real.served),
                 "steps": real.steps,
                 "latency": round(real.normalized_latency, 5),
-                "simulated": round(serve(plan, trace, system, simulated).normalized_latency, 5),
+                "simulated_latency": round(expected.normalized_latency, 5),
+                "decode_ms": round(1000 * decode, 3),
+                "simulated_decode_ms": round(1000 * simulated_decode, 3),
             }
 
 
@@ -114,19 +120,32 @@ class Execution:
     """A cost: the seconds that a plan takes when it is carried out.
 
     Args:
+        simulated: a cost that is compared with it.
         contiguous: memory is in pieces, not in blocks.
     """
 
-    def __init__(self, runner: Runner, *, contiguous: bool) -> None:
-        self.runner, self.contiguous = runner, contiguous
+    def __init__(self, runner: Runner, simulated: Cost, *, contiguous: bool) -> None:
+        self.runner, self.simulated, self.contiguous = runner, simulated, contiguous
         self.vocabulary = runner.model.config.vocabulary
+        self._decodes: list[tuple[float, float]] = []
 
     def __call__(self, plan: StepPlan) -> float:
+        single = all(len(run.tokens) == 1 for run in plan.runs)
+        if not single:  # what it writes, it writes again
+            self.runner.compute([self.runnable(run) for run in plan.runs]).argmax(-1).tolist()
         start = time.perf_counter()
-        plan = replace(plan, runs=[self.runnable(run) for run in plan.runs])
+        carried_out = replace(plan, runs=[self.runnable(run) for run in plan.runs])
         # What is chosen is needed on the host, and of no account: the trace knows the lengths.
-        self.runner.execute(plan).argmax(-1).tolist()
-        return time.perf_counter() - start
+        self.runner.execute(carried_out).argmax(-1).tolist()
+        seconds = time.perf_counter() - start
+        if single:
+            self._decodes.append((seconds, self.simulated(plan)))
+        return seconds
+
+    def mean_decode(self) -> tuple[float, float]:
+        """Mean seconds of a step without new prompts, carried out and simulated."""
+        real, simulated = zip(*self._decodes, strict=True)
+        return statistics.mean(real), statistics.mean(simulated)
 
     def runnable(self, run: Run) -> Run:
         """A run with tokens that the model knows, and a piece as the blocks that it is made of."""

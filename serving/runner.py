@@ -152,7 +152,8 @@ class Runner:
             return logits[samples]
         order = sorted(range(len(runs)), key=lambda place: len(runs[place].tokens) > 1)
         ordered = [runs[place] for place in order]
-        width = max(len(run.block_table) for run in runs)
+        # A multiple of 16, or Triton would compile the kernels again for other widths.
+        width = 16 * -(-max(len(run.block_table) for run in runs) // 16)
         batch = pack(ordered, rows=0, width=width).to(self.device)
         hidden = self._hidden(batch, max(len(run.tokens) for run in runs))
         last = np.cumsum([len(run.tokens) for run in ordered]) - 1

@@ -141,6 +141,8 @@ def assert_equals_emulation(
     emulated = functools.partial(
         fp8_reference.attention, causal=causal, seed=seed, key_block=design.block_n
     )
+    # On the CPU, where the simulator adds: a GPU's exp2 may round a weight to the other side of a tie.
+    output, logsumexp, query, key, value = (x.cpu() for x in (output, logsumexp, query, key, value))
     expected, expected_logsumexp = emulated(query, key, value, return_logsumexp=True)
     magnitudes = emulated(query, key, value.abs())
     allowed = torch.finfo(query.dtype).eps * magnitudes.float() + torch.finfo(query.dtype).tiny
