@@ -6,8 +6,8 @@ Trace, scheduler and memory are the simulation's, but every step is carried out 
 OPT-13B's shape, with random weights, computes the plan's tokens, and the clock goes on by the seconds that
 took, the host's included. Only waiting is left out: where no request is there, the clock jumps to the next
 arrival, and a step with new prompts is carried out twice, of which the second counts, because the first may
-compile kernels, which is nobody's latency. Contiguous memory is read through the same kernels, as blocks that lie side by side; and because
-they read blocks of 16 slots, requests that would get less are left out, for all systems.
+compile kernels. Contiguous memory is read through the same kernels, as blocks that lie side by side; and
+because they read blocks of 16 slots, requests that would get less are left out, for all systems.
 
 One row for each workload, system and rate: ``workload, system, rate``, which is ``part`` of what the system
 serves, by the step times of a record, when many requests wait from the start; ``requests``; ``steps``;
