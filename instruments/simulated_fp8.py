@@ -31,7 +31,7 @@ def attention(
     programs: int = SMS,
     timing: int = 0,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`kernels.fp8.attention`, on the CPU.
+    """As :func:`kernels.fp8.attention`, on the CPU; tensors on a GPU are copied from it, and results to it.
 
     Args:
         programs: how many the launch has.
@@ -45,8 +45,8 @@ def attention(
     inputs = [tensor.to(kernels.device()) for tensor in (query, key, value)]
     signs = fp8.rotation_signs(inputs[0], seed)
     design = design or fp8_hopper.shipped_design(query.shape[-1])
-    output = query.new_empty(query.shape)
-    logsumexp = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    output = query.new_empty(query.shape, device="cpu")
+    logsumexp = output.new_empty(query.shape[:-1], dtype=torch.float32)
     if key.shape[2] == 0 or output.numel() == 0:
         output.zero_(), logsumexp.fill_(float("-inf"))
     else:
@@ -56,4 +56,5 @@ def attention(
             prepared, output, logsumexp, causal, scale, design, programs
         )
         simulate(fp8_kernel, grid, *arguments, **constants, num_warps=4, seed=timing)
+    output, logsumexp = output.to(query.device), logsumexp.to(query.device)
     return (output, logsumexp) if return_logsumexp else output
