@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 import kernels
+from instruments.progress import progress
 
 # Writing this much between two calls pushes earlier data out of the L2 cache of every current GPU.
 _CACHE_BYTES = 256 * 2**20
@@ -67,13 +68,13 @@ def time_interleaved(
     time_call = _time_on_gpu if on_gpu else _time_on_cpu
     cache = torch.empty(_CACHE_BYTES if on_gpu else 0, dtype=torch.int8, device=kernels.device())
     calls = {}
-    for name, function in functions.items():
+    for name, function in progress(functions.items(), "first calls"):
         function()  # compiles, and allocates what is then reused
         once = time_call(function, cache, 2)[-1]
         calls[name] = max(3, min(200, int(milliseconds_a_round / max(once, 1e-3))))
     taken: dict[str, list[float]] = {name: [] for name in functions}
     turns = random.Random(0)
-    for _ in range(rounds):
+    for _ in progress(range(rounds), "rounds"):
         # In a new order each round, so that each comes after each.
         for name in turns.sample(list(functions), len(functions)):
             taken[name].append(statistics.median(time_call(functions[name], cache, calls[name])))

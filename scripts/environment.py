@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The oldest pair the kernels run on: a machine that has it, or a newer one, keeps its own.
 OLDEST_IN_PLACE = {"torch": (2, 11), "triton": (3, 6)}
 # What a chapter imports beside them; the rest of requirements.txt is for the website and the tests.
-IN_CHAPTERS = ("numpy", "matplotlib", "anywidget", "ipywidgets", "safetensors", "pytest")
+IN_CHAPTERS = ("numpy", "matplotlib", "anywidget", "ipywidgets", "safetensors", "tqdm", "pytest")
 EXPECTATION = {
     "book": "about 2 minutes and 150 MB of downloads the first time",
     "full": "about 5 minutes the first time; on Linux torch and CUDA are about 3 GB of downloads",

@@ -234,6 +234,9 @@ from IPython.display import display
 print("kept")
 print("a warning from /some/folder", file=sys.stderr)
 display(ipywidgets.IntSlider())
+from instruments import progress
+progress.PATIENCE_SECONDS = 0
+assert sum(progress.progress(range(3), "a bar")) == 3
 class Figure(ipywidgets.IntSlider):
     def _repr_mimebundle_(self, **options):
         return super()._repr_mimebundle_(**options) | {"text/html": "<div>static</div>"}
