@@ -7,6 +7,7 @@ from pathlib import Path
 
 from instruments import records
 from instruments.claims import Load
+from scripts.claims import load
 from scripts.headlines import HEADLINES
 
 DATA = Path("book/chapters.toml")
@@ -45,11 +46,6 @@ def read_chapters(root: Path) -> list[Chapter]:
     if not path.is_file():
         return []
     return [Chapter(**chapter) for chapter in tomllib.loads(path.read_text("utf-8"))["chapter"]]
-
-
-def load(name: str) -> records.Record:
-    """A record of the GPU that the book speaks of."""
-    return records.load(name, gpu=records.REFERENCE_GPU)
 
 
 def measured(chapter: Chapter, load: Load = load) -> Measured | None:
