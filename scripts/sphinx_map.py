@@ -40,8 +40,8 @@ class ChapterMap(SphinxDirective):
         if found := measured(chapter):
             parts += self.paragraph(f"{found.sentence} *{source(found)}*", "measured")
             for name in found.records:
-                path = records.RESULTS / records.REFERENCE_GPU / f"{name}.json"
-                self.env.note_dependency(str(path))
+                for path in records.RESULTS.glob(f"*/{name}.json"):
+                    self.env.note_dependency(str(path))
         if chapter.needs:
             by_number = {chapter.number: chapter for chapter in chapters}
             parts += self.paragraph(needs([by_number[n] for n in chapter.needs]), "needs")
