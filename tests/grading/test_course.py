@@ -19,8 +19,6 @@ from grading.release import release
 from scripts.environment import ROOT
 from tests.grading.conftest import DOUBLE, TIER, needs_box
 
-# One class is graded for all of them.
-pytestmark = pytest.mark.xdist_group("a class in the grader")
 RIGHT = (DOUBLE.folder / "solution.py").read_text("utf-8")
 STUB = (DOUBLE.folder / "stub.py").read_text("utf-8")
 PUBLIC_ONLY = "def double(values):\n    return 2 * values if values.ndim == 1 else values\n"

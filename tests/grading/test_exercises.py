@@ -14,7 +14,6 @@ from tests.grading.conftest import needs_box
 pytestmark = [
     needs_box,
     pytest.mark.skipif(not kernels.INTERPRETED, reason="the grader interprets kernels"),
-    pytest.mark.xdist_group("exercises in the grader"),  # they share boxes
 ]
 EXERCISES = {name: assignment.find(name) for name in catalogue.names()}
 # To judge every solution takes minutes. These are quick, and between them use all that a box can do:

@@ -23,7 +23,6 @@ from tests.grading import private_slurm
 from tests.grading.conftest import DOUBLE, TIER, needs_box
 from tests.grading.test_course import MARKUP, PUBLIC_ONLY, RIGHT, STUB, hand_in
 
-pytestmark = pytest.mark.xdist_group("grading on a cluster")
 needs_slurm = [
     pytest.mark.skipif(
         bool(private_slurm.MISSING), reason=f"needs {', '.join(private_slurm.MISSING)}"

@@ -12,9 +12,6 @@ import pytest
 from kernels.configurations import SHARED_BYTES
 from tests.kernels.tritons import TRITONS, run_script
 
-# One worker for all of them: they look at the same compiled forms.
-pytestmark = pytest.mark.xdist_group("FlashAttention-3's machine code")
-
 SHIPPED = [(head_dim, causal, {}) for head_dim in (64, 128, 256) for causal in (False, True)]
 ALONE = {"specialized": False, "pingpong": False}
 # What no shipped form shows, from the plainest to the paper's, at the head dimension of its ablation.

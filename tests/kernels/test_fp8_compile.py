@@ -14,8 +14,6 @@ from kernels.quantization import FP8_ARCHITECTURES
 from tests.kernels.tritons import TRITONS, run_script
 
 ROOT = Path(__file__).resolve().parents[2]
-# One worker compiles for all these tests.
-pytestmark = pytest.mark.xdist_group("FP8 attention's machine code")
 # With a causal mask they have a main loop without the mask and one with it.
 SHIPPED = [(head_dim, True) for head_dim in (64, 128, 256)]
 

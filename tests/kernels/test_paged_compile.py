@@ -10,8 +10,6 @@ import pytest
 from kernels.paged_decode import PROGRAMS_AN_SM
 from scripts.environment import ROOT
 
-# One worker compiles for all these tests.
-pytestmark = pytest.mark.xdist_group("paged attention's machine code")
 # The form that a step of generation runs, and what it is on GPUs with less shared memory and in FP8.
 FORMS = [
     (90, "float16, head_dim 128, 4 heads, 3 stages"),

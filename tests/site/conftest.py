@@ -25,13 +25,6 @@ CHROMIUM = next(
 )
 
 
-def pytest_collection_modifyitems(items):
-    """One worker for all of them: they share the built sites and the browser."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("site"))
-
-
 def newest_change(paths):
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return max(file.stat().st_mtime for file in files if "__pycache__" not in file.parts)
@@ -118,8 +111,9 @@ def address(site):
         server.server_close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
+    """Closed after the last of these tests: as long as it lives, its event loop runs."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
