@@ -1,14 +1,17 @@
 """The book's site as a whole: every page light, still, in order, printable, and usable by keyboard."""
 
 import functools
+import gzip
 import http.server
 import json
 import shutil
 import subprocess
 import threading
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from fontTools.ttLib import TTFont
 
 from scripts import build_pdf
 from scripts.build_book import ROOT
@@ -23,9 +26,12 @@ WIDE, NARROW, PAPER = 1440, 360, 680
 
 # Bytes as they are served, uncompressed. What the pages share is loaded once by a reader; the rest is
 # the page's own: text, code, and plots as SVG.
-SHARED_BUDGET = 1_200_000
+SHARED_BUDGET = 850_000
 PAGE_BUDGET = 1_000_000
 FIGURE_BUDGET = 60_000
+# Bytes of a page's first load as a static host sends them: text compressed, the rest as it is.
+SENT_BUDGET = 1_500_000
+TEXT = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt"}
 SHIFT_BUDGET = 0.02
 
 NOTE_SHIFTS = """
@@ -61,6 +67,21 @@ STRUCTURE = """() => {
     "places in the order of Tab": all("[tabindex]").filter((each) => each.tabIndex > 0).map(says),
   };
 }"""
+
+# Every icon as the style sheets draw it: its character, its font and its weight.
+ICONS = """() => {
+  const found = {};
+  for (const each of document.querySelectorAll("body :not(svg, svg *, mjx-container *)")) {
+    for (const part of ["::before", "::after"]) {
+      const { content, fontFamily, fontWeight } = getComputedStyle(each, part);
+      if (fontFamily.includes("Font Awesome") && /^"[^"]/.test(content)) {
+        found[content + fontFamily + fontWeight] = [JSON.parse(content), fontFamily, fontWeight];
+      }
+    }
+  }
+  return Object.values(found);
+}"""
+ICON_FONTS = "_static/vendor/fontawesome/webfonts"
 
 MOTION = """() => ({
   "scrolls smoothly": getComputedStyle(document.documentElement).scrollBehavior === "smooth",
@@ -104,18 +125,47 @@ def base(site):
     server.server_close()
 
 
+@functools.cache
+def sent(path: Path) -> int:
+    """The bytes of a file as a static host sends it."""
+    content = path.read_bytes()
+    return len(gzip.compress(content) if path.suffix in TEXT else content)
+
+
+@functools.cache
+def drawn(path: Path) -> set[str]:
+    """The characters that a font can draw."""
+    with TTFont(path) as font:
+        return set(map(chr, font.getBestCmap()))
+
+
+def icons_without_a_glyph(book: Path, icons: list[list[str]]) -> list[list[str]]:
+    names = {"Free900": "solid-900", "Free400": "regular-400", "Brands400": "brands-400"}
+    missing = []
+    for character, family, weight in icons:
+        name = names[family.strip('"').rpartition(" ")[2] + weight]
+        if character not in drawn(book / ICON_FONTS / f"fa-{name}.woff"):
+            missing.append([ascii(character), family, weight])
+    return missing
+
+
 @pytest.mark.parametrize("path", BOOK_PAGES)
-def test_a_page_in_every_respect(new_page, base, path):
+def test_a_page_in_every_respect(new_page, site, base, path):
     page = new_page(width=WIDE, reduced_motion="reduce")
     page.add_init_script(NOTE_SHIFTS)
     sizes = {}
     page.on("response", lambda each: sizes.update({each.url: int(each.headers["content-length"])}))
     open_page(page, f"{base}/{path}")
+    book = site("book")
+    first_load = {url: sent(book / unquote(urlsplit(url).path).split("/", 2)[2]) for url in sizes}
+    assert sum(first_load.values()) <= SENT_BUDGET, first_load
     own = sizes.pop(f"{base}/{path}")
     figures = {url: size for url, size in sizes.items() if "/figures/" in url}
     assert own <= PAGE_BUDGET
     assert sum(sizes.values()) <= SHARED_BUDGET, sorted(sizes.items(), key=lambda each: each[1])
     assert all(size <= FIGURE_BUDGET for size in figures.values()), figures
+    icons = page.evaluate(ICONS)
+    assert icons and icons_without_a_glyph(book, icons) == []
     assert page.evaluate(SHIFTED) < SHIFT_BUDGET
     assert nothing(page.evaluate(STRUCTURE)) == {}
     assert nothing(page.evaluate(MOTION)) == {}
